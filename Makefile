@@ -1,0 +1,82 @@
+# `make up` runs Tollbook, `make test` tests it; both need only Python >= 3.11 and a package index.
+# PYTHON, VENV, PORT, HOST and DATA_DIR can be given on the command line or in the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+UV ?= uv
+BENCH_OUT ?= .data/bench.json
+BIN := $(VENV)/bin
+MANAGE := $(BIN)/python manage.py
+
+# An environment is up to date when it bears the sum of the lock file it was installed from.
+RUNTIME := $(VENV)/.installed-$(shell cksum < constraints.txt | tr ' ' -)
+DEVELOPMENT := $(VENV)/.installed-dev-$(shell cksum < constraints-dev.txt | tr ' ' -)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --no-deps
+
+# Checks of the source reach no database, whatever the caller's environment names.
+OFFLINE := env -u DATABASE_URL -u CELERY_BROKER_URL DATA_DIR=$(CURDIR)/.data/none PYTHONWARNINGS=ignore::RuntimeWarning
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: up test check static bench soak demo lock openapi
+.SILENT:
+.DEFAULT_GOAL := up
+
+up: $(RUNTIME)
+	exec env TOLLBOOK_UNDER_MAKE=1 $(MANAGE) up
+
+test: $(DEVELOPMENT)
+	$(PYTEST) -m "$(if $(ID),$(ID) and )not soak" $(ARGS)
+
+check: static
+	$(PYTEST) -m "not soak" $(ARGS)
+
+static: $(DEVELOPMENT)
+	$(BIN)/ruff format --check . || { echo "format: run $(BIN)/ruff format ."; exit 1; }
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(OFFLINE) $(MANAGE) makemigrations --check --dry-run
+	$(OFFLINE) $(MANAGE) spectacular --format openapi-json --fail-on-warn --validate --file $(VENV)/openapi.json
+	cmp docs/openapi.json $(VENV)/openapi.json || { echo "docs/openapi.json is out of date: run make openapi"; exit 1; }
+
+bench: $(DEVELOPMENT)
+	mkdir -p $(dir $(BENCH_OUT))
+	BENCH_OUT=$(BENCH_OUT) $(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: $(DEVELOPMENT)
+	$(PYTEST) -m soak $(ARGS)
+
+demo: $(RUNTIME)
+	$(MANAGE) demo $(ARGS)
+
+openapi: $(DEVELOPMENT)
+	$(OFFLINE) $(MANAGE) spectacular --format openapi-json --fail-on-warn --validate --file docs/openapi.json
+
+# Keeps what is pinned; `make lock ARGS=--upgrade` takes newer versions.
+LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+lock:
+	command -v $(UV) > /dev/null || { echo "make lock needs uv; name it with UV=/path/to/uv"; exit 1; }
+	$(UV) $(LOCK) $(ARGS) requirements.in --output-file constraints.txt
+	$(UV) $(LOCK) $(ARGS) requirements-dev.in --constraints constraints.txt --output-file constraints-dev.txt
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Tollbook needs Python 3.11 or later; $(PYTHON) is not. Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# An interrupted `-m venv` leaves an environment without pip.
+PIP := $(BIN)/python -c 'import pip' 2> /dev/null || $(BIN)/python -m ensurepip
+
+$(RUNTIME): | $(BIN)/python
+	echo "Installing the locked requirements into $(VENV) ..."
+	$(PIP)
+	$(INSTALL) -r constraints.txt
+	touch $@
+
+$(DEVELOPMENT): | $(BIN)/python
+	echo "Installing the locked development requirements into $(VENV) ..."
+	$(PIP)
+	$(INSTALL) -r constraints-dev.txt
+	touch $@

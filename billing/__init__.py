@@ -1,0 +1,1 @@
+"""Who owes: the ledger, wallets and charges."""

@@ -1,0 +1,109 @@
+"""The tables of billing. Each is written by one module, named in its docstring."""
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from core.fields import IdField, UsdField, within
+from orgs.models import Organization
+
+
+class Account(models.TextChoices):
+    """The accounts of an organization's books. An account is (organization, kind).
+
+    Only the wallet keeps a stored balance; every other one is the sum of its transfers.
+    """
+
+    WALLET = "wallet"
+    OVERDRAFT = "overdraft", "overdraft receivable"
+    REVENUE = "revenue"
+    PROMOTIONS = "promotions"
+    STRIPE_CLEARING = "stripe_clearing"
+    BREAKAGE = "breakage"
+    WRITE_OFFS = "write_offs"
+    ADJUSTMENTS = "adjustments"
+    RECEIVABLES = "receivables"
+    TAXES = "taxes"
+    PAYMENT_FEES = "payment_fees"
+
+
+class TransferKind(models.TextChoices):
+    """Why money moved."""
+
+    CHARGE = "charge"
+    DRAW = "draw", "overdraft drawn"
+    REPAYMENT = "repayment", "overdraft repaid"
+    GRANT = "grant", "promotional grant"
+
+
+class Wallet(models.Model):
+    """An organization's money: the one stored balance, and the mutex of everything it owns.
+
+    Written by ``billing.ledger``. ``posted_usd`` is what the wallet account holds, ``held_usd``
+    what open holds reserve, ``overdraft_usd`` what usage took beyond it. A trigger refuses any
+    change of posted or overdraft that no transfer of the same ``seq`` explains.
+    """
+
+    organization = models.OneToOneField(Organization, primary_key=True, on_delete=models.PROTECT, related_name="+")
+    posted_usd = UsdField(default=0)
+    held_usd = UsdField(default=0)
+    overdraft_usd = UsdField(default=0)
+    spent_usd = UsdField(default=0, help_text="All charges ever, so credits ever = balance + spent")
+    credit_limit_usd = UsdField(default=0, help_text="How far usage may go below zero before calls are refused")
+    low_usd = UsdField(default=5, help_text="Below this the wallet counts as low")
+    seq = models.BigIntegerField(default=0, help_text="Of the last transfer that touched it")
+    frozen_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "wallet"
+        constraints = (
+            models.CheckConstraint(name="wallet_posted_in_range", condition=within("posted_usd")),
+            models.CheckConstraint(name="wallet_held_in_range", condition=within("held_usd")),
+            models.CheckConstraint(name="wallet_overdraft_in_range", condition=within("overdraft_usd")),
+            models.CheckConstraint(name="wallet_spent_in_range", condition=within("spent_usd")),
+            models.CheckConstraint(name="wallet_credit_limit_in_range", condition=within("credit_limit_usd")),
+        )
+
+    def __str__(self) -> str:
+        return f"wallet of {self.organization}"
+
+
+class Transfer(models.Model):
+    """One movement of money inside an organization, for ever.
+
+    Written by ``billing.ledger``. ``amount_usd`` > 0, from ``debit`` to ``credit``.
+    ``reference`` is the cause, unique within organization and kind, so posting is idempotent.
+    Where it touches the wallet, ``seq`` counts the wallet's transfers without a gap and
+    ``balance_after_usd`` is posted minus overdraft after it.
+    """
+
+    id = IdField("tr")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
+    kind = models.TextField(choices=TransferKind.choices)
+    debit = models.TextField(choices=Account.choices)
+    credit = models.TextField(choices=Account.choices)
+    amount_usd = UsdField()
+    reference = models.TextField()
+    seq = models.BigIntegerField(null=True)
+    balance_after_usd = UsdField(null=True)
+    actor = models.TextField(default="")
+    reason = models.TextField(default="")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "transfer"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("organization", "kind", "reference"), name="transfer_once"),
+            models.UniqueConstraint(
+                fields=("organization", "seq"), name="transfer_seq_once", condition=Q(seq__isnull=False)
+            ),
+            models.CheckConstraint(name="transfer_positive", condition=within("amount_usd", low="gt")),
+            models.CheckConstraint(name="transfer_between_two", condition=~Q(debit=F("credit"))),
+            models.CheckConstraint(
+                name="transfer_wallet_has_seq",
+                condition=Q(seq__isnull=False, balance_after_usd__isnull=False)
+                | (Q(seq__isnull=True, balance_after_usd__isnull=True) & ~Q(debit="wallet") & ~Q(credit="wallet")),
+            ),
+        )

@@ -1,0 +1,47 @@
+"""The statement: a wallet's transfers with their running balance, by ``seq``."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from billing.models import Transfer, TransferKind
+from core import errors, ids
+
+# A draw and a repayment leave the balance as it was; the line they belong to says it all.
+_INNER = (TransferKind.DRAW, TransferKind.REPAYMENT)
+
+
+class Page(NamedTuple):
+    """A page of the statement, and whether more follows."""
+
+    transfers: list[Transfer]
+    has_more: bool
+
+
+def lines(organization_id: UUID) -> QuerySet[Transfer]:
+    """Everything that moved the wallet's balance, newest first."""
+    return (
+        Transfer.objects.filter(organization_id=organization_id, seq__isnull=False)
+        .exclude(kind__in=_INNER)
+        .order_by("-seq")
+    )
+
+
+def page(organization_id: UUID, *, limit: int, after: str | None) -> Page:
+    """The next ``limit`` lines older than the one named ``after``. Raises ``InvalidCursor``."""
+    found = lines(organization_id)
+    if after is not None:
+        found = found.filter(seq__lt=_seq(organization_id, after))
+    transfers = list(found[: limit + 1])
+    return Page(transfers[:limit], len(transfers) > limit)
+
+
+def _seq(organization_id: UUID, shown: str) -> int:
+    try:
+        cursor = lines(organization_id).filter(id=ids.read("tr", shown)).first()
+    except ValueError:
+        cursor = None
+    if cursor is None or cursor.seq is None:
+        raise errors.InvalidCursor(param="after")
+    return int(cursor.seq)

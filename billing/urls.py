@@ -1,0 +1,13 @@
+"""Paths of billing."""
+
+from django.urls import path
+
+from billing import views
+
+urlpatterns = [
+    path("v1/wallet", views.Wallet.as_view(), name="wallet"),
+    path("v1/wallet/transactions", views.Transactions.as_view(), name="wallet-transactions"),
+    path("v1/credits", views.Credits.as_view(), name="credits"),
+    path("v1/key", views.Key.as_view(), name="key"),
+    path("user/balance", views.Balance.as_view(), name="balance"),
+]

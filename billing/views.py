@@ -1,0 +1,151 @@
+"""Billing's doors for customers."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from django.http import HttpResponseBase
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from billing import statement, wallets
+from billing.models import Transfer
+from billing.serializers import (
+    BalanceSerializer,
+    CallingKeySerializer,
+    CreditsSerializer,
+    TransactionPageSerializer,
+    WalletSerializer,
+    show_balance,
+    show_credits,
+    show_transaction,
+    show_wallet,
+    signed,
+)
+from core import clock, ids, lists, money, wire
+from core.http import JsonRenderer
+from core.openapi import failures
+from metering import usage
+from metering.views import ORGANIZATION, PAGING
+from orgs import keys, permissions
+from orgs.authentication import principal_of
+
+CSV_COLUMNS = ("id", "kind", "amount_usd", "balance_after_usd", "reason", "created_at")
+_CSV_CHUNK = 1000
+
+
+def _own(request: Request) -> wallets.State:
+    """The wallet that the caller's requests are charged to."""
+    organization_id = principal_of(request).organization_id
+    assert organization_id is not None
+    return wallets.state(organization_id)
+
+
+class Wallet(APIView):
+    """``GET /v1/wallet``."""
+
+    needs = permissions.WALLET_READ
+
+    @extend_schema(operation_id="get_wallet", parameters=[ORGANIZATION], responses={200: WalletSerializer})
+    def get(self, request: Request) -> Response:
+        """Balance, what is held, and whether calls can be paid."""
+        return Response(show_wallet(_own(request), principal_of(request).organization_slug))
+
+
+class Transactions(APIView):
+    """``GET /v1/wallet/transactions``."""
+
+    needs = permissions.WALLET_READ
+    renderer_classes = [JsonRenderer, lists.CsvRenderer]
+
+    @extend_schema(
+        operation_id="list_wallet_transactions",
+        parameters=[ORGANIZATION, *PAGING],
+        responses={
+            (200, "application/json"): TransactionPageSerializer,
+            (200, "text/csv"): str,
+            **failures(400, 422),
+        },
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        """The statement, newest first; all of it as CSV with ``Accept: text/csv``."""
+        organization_id = principal_of(request).organization_id
+        assert organization_id is not None
+        limit, after = lists.limit(request), lists.after(request)
+        whole = lists.wants_csv(request) and "limit" not in request.query_params
+        page = statement.page(organization_id, limit=_CSV_CHUNK if whole else limit, after=after)
+
+        def rows() -> Iterator[Transfer]:
+            current = page
+            yield from current.transfers
+            while whole and current.has_more:
+                last = ids.show("tr", current.transfers[-1].id)
+                current = statement.page(organization_id, limit=_CSV_CHUNK, after=last)
+                yield from current.transfers
+
+        if lists.wants_csv(request):
+            return lists.csv_answer("transactions", CSV_COLUMNS, (_csv_row(transfer) for transfer in rows()))
+        shown = [show_transaction(transfer) for transfer in page.transfers]
+        return Response(lists.page(shown, has_more=page.has_more))
+
+
+def _csv_row(transfer: Transfer) -> tuple[object, ...]:
+    """The cells of ``CSV_COLUMNS``; the time in RFC 3339, UTC."""
+    return (
+        ids.show("tr", transfer.id), transfer.kind, money.plain(signed(transfer)),
+        money.plain(transfer.balance_after_usd), transfer.reason, transfer.created_at.isoformat(),
+    )  # fmt: skip
+
+
+class Credits(APIView):
+    """``GET /v1/credits``."""
+
+    needs = permissions.WALLET_READ
+
+    @extend_schema(operation_id="get_credits", parameters=[ORGANIZATION], responses={200: CreditsSerializer})
+    def get(self, request: Request) -> Response:
+        """All credit and all usage so far."""
+        return Response(show_credits(_own(request)))
+
+
+class Balance(APIView):
+    """``GET /user/balance``."""
+
+    needs = permissions.WALLET_READ
+
+    @extend_schema(operation_id="get_balance", parameters=[ORGANIZATION], responses={200: BalanceSerializer})
+    def get(self, request: Request) -> Response:
+        """The balance for display, and whether a call can be made now."""
+        return Response(show_balance(_own(request)))
+
+
+class Key(APIView):
+    """``GET /v1/key``."""
+
+    @extend_schema(operation_id="get_key", parameters=[ORGANIZATION], responses={200: CallingKeySerializer})
+    def get(self, request: Request) -> Response:
+        """The calling key and what it used today, this week and this month (UTC)."""
+        principal = principal_of(request)
+        assert principal.organization_id is not None
+        facts = keys.find([principal.key_id])[principal.key_id]
+        midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        day, week, month = _starts(midnight)
+        spent = usage.spent_by_key(principal.organization_id, principal.key_id, since=(day, week, month))
+        shown = {
+            "label": facts.name,
+            "limit": None,
+            "limit_remaining": None,
+            "usage": wire.number(spent[month]),
+            "usage_daily": wire.number(spent[day]),
+            "usage_weekly": wire.number(spent[week]),
+            "usage_monthly": wire.number(spent[month]),
+            "is_free_tier": False,
+            "expires_at": None if facts.expires_at is None else clock.to_unix(facts.expires_at),
+        }
+        return Response({"data": shown})
+
+
+def _starts(midnight: datetime) -> tuple[datetime, datetime, datetime]:
+    """Starts of the day, the week (Monday) and the month."""
+    return midnight, midnight - timedelta(days=midnight.weekday()), midnight.replace(day=1)

@@ -1,0 +1,30 @@
+"""Many rows in one statement: binary ``COPY``, and arrays as text."""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+
+def copy_rows(table: str, columns: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Append rows by binary ``COPY``, inside the caller's transaction.
+
+    ``columns`` maps names to PostgreSQL types; values stand in its order.
+    """
+    assert connection.in_atomic_block
+    with (
+        # The driver's COPY bypasses Django's cursor, and with it the translation of errors.
+        connection.wrap_database_errors,
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)") as copy,
+    ):
+        copy.set_types(list(columns.values()))
+        for row in rows:
+            copy.write_row(row)
+
+
+def array(values: Iterable[UUID | Decimal | int]) -> str:
+    """PostgreSQL's text for an array of values that need no quotes; the driver's own is ten times slower."""
+    return f"{{{','.join(map(str, values))}}}"

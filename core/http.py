@@ -1,0 +1,203 @@
+"""The door's frame: what every answer carries, how errors look, how JSON goes in and out.
+
+``Envelope`` is the outermost middleware, so a 404, a refused host or a crash gets the same
+envelope and headers (contract 2.2 and 9.1) as an answer of ours.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db import Error as DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework import exceptions as drf
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.response import Response
+
+from core import errors, ids, wire
+from core.transactions import RETRYABLE, sqlstate
+
+log = logging.getLogger(__name__)
+
+# A client's own correlation id is echoed only if it is tame enough for a header and a log line.
+_CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PAGES = ("/admin", "/docs", "/static")
+_BY_STATUS: dict[int, type[errors.ApiError]] = {
+    400: errors.InvalidRequest,
+    403: errors.PermissionDenied,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.RequestTooLarge,
+    415: errors.UnsupportedMediaType,
+}
+
+
+def request_id(request: HttpRequest) -> str:
+    """The id of this request, made on first sight."""
+    known: str | None = getattr(request, "tollbook_request_id", None)
+    if known is None:
+        offered = request.headers.get("X-Request-Id", "")
+        known = offered if _CORRELATION.fullmatch(offered) else ids.show("req", ids.new())
+        request.tollbook_request_id = known  # type: ignore[attr-defined]
+    return known
+
+
+def error_body(error: errors.ApiError) -> dict[str, Any]:
+    """The envelope of contract 9.1."""
+    return {
+        "error": {
+            "message": str(error),
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+            "category": error.category,
+        }
+    }
+
+
+def _wants_problem(request: HttpRequest) -> bool:
+    accept = request.headers.get("Accept", "")
+    return "application/problem+json" in accept and "application/json" not in accept
+
+
+def render_error(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
+    """The answer for a refusal: the envelope, or RFC 9457 for clients that ask for only that."""
+    if _wants_problem(request):
+        code = error.code
+        problem = {
+            "type": f"urn:tollbook:problem:{code.replace('_', '-')}",
+            "title": code.replace("_", " ").capitalize(),
+            "status": error.status,
+            "detail": str(error),
+            "instance": f"/requests/{request_id(request)}",
+            "code": code,
+        }
+        answer = HttpResponse(wire.encode(problem), status=error.status, content_type="application/problem+json")
+    else:
+        answer = HttpResponse(wire.encode(error_body(error)), status=error.status, content_type="application/json")
+    for name, value in error_headers(error).items():
+        answer[name] = value
+    return answer
+
+
+def error_headers(error: errors.ApiError) -> dict[str, str]:
+    """The headers that go with a refusal."""
+    headers = {"X-Gateway-Error-Category": error.category, **error.headers}
+    if error.status == 401:
+        headers.setdefault("WWW-Authenticate", "Bearer")
+    if error.status == 503:
+        headers.setdefault("Retry-After", "1")
+    if error.status in {402, 403, 502, 504}:
+        headers.setdefault("x-should-retry", "false")
+    return headers
+
+
+def from_exception(exception: BaseException) -> errors.ApiError:
+    """The tree's member for whatever was raised; anything unforeseen is logged and a 500."""
+    if isinstance(exception, errors.ApiError):
+        return exception
+    if isinstance(exception, Http404 | drf.NotFound):
+        return errors.NotFound()
+    if isinstance(exception, drf.MethodNotAllowed):
+        return errors.MethodNotAllowed()
+    if isinstance(exception, drf.UnsupportedMediaType):
+        return errors.UnsupportedMediaType()
+    if isinstance(exception, drf.NotAcceptable):
+        return errors.NotAcceptable()
+    if isinstance(exception, drf.NotAuthenticated | drf.AuthenticationFailed):
+        return errors.InvalidApiKey()
+    if isinstance(exception, drf.PermissionDenied):
+        return errors.PermissionDenied()
+    if isinstance(exception, RequestDataTooBig):
+        return errors.RequestTooLarge()
+    if isinstance(exception, DatabaseError) and (passing := _passing(exception)):
+        log.warning("database refused for now: %s", passing)
+        return errors.Unavailable()
+    log.error("unforeseen failure", exc_info=exception)
+    return errors.InternalError()
+
+
+def _passing(exception: DatabaseError) -> str | None:
+    """Why a database error is one that the same request may survive later, if it is."""
+    state = sqlstate(exception)
+    if state is None:
+        # No code: the connection broke or none could be had.
+        return type(exception).__name__ if type(exception).__name__ in {"OperationalError", "InterfaceError"} else None
+    return state if state in RETRYABLE or state[:2] in {"08", "53", "57"} else None
+
+
+def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response:  # noqa: ARG001
+    """Hand DRF's exceptions to ``Envelope``, which renders every error of the product."""
+    raise exception
+
+
+class Envelope:
+    """Adds the common headers and turns every failure below it into the error envelope."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer, frame the answer."""
+        started = time.monotonic_ns()
+        answer = self.get_response(request)
+        answer = self._own_shape(request, answer)
+        answer["x-request-id"] = request_id(request)
+        answer["deepailab-processing-ms"] = str((time.monotonic_ns() - started) // 1_000_000)
+        answer["deepailab-version"] = settings.API_VERSION
+        charged = getattr(request, "tollbook_organization", None)
+        if charged is not None:
+            answer["deepailab-organization"] = charged
+        return answer
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Django calls this for what a view raised; pages for people keep Django's own handling."""
+        if request.path.startswith(_PAGES):
+            return None
+        return render_error(request, from_exception(exception))
+
+    def _own_shape(self, request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
+        """Replace an HTML error page of Django's by the envelope."""
+        is_html = answer.get("Content-Type", "").startswith("text/html")
+        if answer.status_code < 400 or not is_html or request.path.startswith(_PAGES):
+            return answer
+        family = _BY_STATUS.get(answer.status_code, errors.InternalError)
+        return render_error(request, family())
+
+
+class StrictJsonParser(BaseParser):
+    """A JSON object or nothing. Raises ``InvalidJson`` or ``InvalidType``."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Decode the body strictly (``core.wire``)."""
+        try:
+            value = wire.decode(stream.read())
+        except wire.Malformed as error:
+            raise errors.InvalidJson(f"The body is not valid JSON: {error}.") from error
+        if type(value) is not dict:
+            raise errors.InvalidType("The body must be a JSON object.")
+        return value
+
+
+class JsonRenderer(BaseRenderer):
+    """JSON by ``core.wire``: plain decimals."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """Bytes of the answer; nothing for an empty one."""
+        return b"" if data is None else wire.encode(data)

@@ -1,0 +1,96 @@
+"""What every list of the API shares: ``limit``, ``after``, and the shape of a page or a CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from django.http import StreamingHttpResponse
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from core import errors
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+# What spreadsheets take for the start of a formula, full-width forms included.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def integer(text: str, *, param: str) -> int:
+    """A query parameter's whole number, ASCII digits only. Raises ``InvalidType``."""
+    if not _INTEGER.fullmatch(text):
+        raise errors.InvalidType(f"{param} must be an integer.", param=param)
+    return int(text)
+
+
+def limit(request: Request) -> int:
+    """``limit``, 1 to 100, 20 if absent. Raises ``InvalidType`` or ``OutOfRange``."""
+    text = request.query_params.get("limit")
+    if text is None:
+        return LIMIT_DEFAULT
+    number = integer(text, param="limit")
+    if not 1 <= number <= LIMIT_MAX:
+        raise errors.OutOfRange(f"limit must lie between 1 and {LIMIT_MAX}.", param="limit")
+    return number
+
+
+def after(request: Request) -> str | None:
+    """The id that the page follows; empty is absent."""
+    return request.query_params.get("after") or None
+
+
+def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """The list object of contract 8.1."""
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+class CsvRenderer(BaseRenderer):
+    """Lets a view be asked for ``text/csv``; the view streams it itself."""
+
+    media_type = "text/csv"
+    format = "csv"
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+        """Never reached: errors are rendered as JSON, rows are streamed."""
+        raise AssertionError("a CSV answer is streamed by its view")
+
+
+def wants_csv(request: Request) -> bool:
+    """Whether the negotiated answer is CSV."""
+    return request.accepted_renderer.format == "csv"
+
+
+def csv_answer(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> StreamingHttpResponse:
+    """A CSV download, one chunk a row, in UTF-8 with a header line."""
+    answer = StreamingHttpResponse(_lines(columns, rows), content_type="text/csv; charset=utf-8")
+    answer["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+    return answer
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([cell(value) for value in row])
+        if buffer.tell() > 32_768:
+            yield buffer.getvalue().encode()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue().encode()
+
+
+def cell(value: object) -> str:
+    """Text that a spreadsheet shows and never runs."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text

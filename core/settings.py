@@ -1,0 +1,229 @@
+"""Django's settings. Environments differ by environment variables only; README lists them all.
+
+Without ``DATABASE_URL`` the product is *embedded*: its PostgreSQL and Valkey live below
+``DATA_DIR``, started by ``make up``, reached through sockets at fixed places.
+"""
+
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+import dj_database_url
+import django_stubs_ext
+
+from core import env
+
+django_stubs_ext.monkeypatch()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+# The version of the wire, sent as ``deepailab-version``.
+API_VERSION = "2026-11-01"
+
+DATA_DIR = env.folder("DATA_DIR", str(BASE_DIR / ".data"))
+EMBEDDED = not env.text("DATABASE_URL", "")
+DEBUG = False
+
+
+def _embedded_url() -> str:
+    """The embedded PostgreSQL's address: a socket whose folder ``core.embedded`` chooses."""
+    from core.embedded import socket_dir
+
+    return f"postgresql://postgres@{quote(str(socket_dir(DATA_DIR)), safe='')}/tollbook"
+
+
+def _embedded_broker() -> str:
+    from core.embedded import socket_dir
+
+    return f"redis+socket://{socket_dir(DATA_DIR)}/valkey.sock"
+
+
+def _secret_key() -> str:
+    """Embedded, the key that ``make up`` keeps beside the data; elsewhere the environment's."""
+    if not EMBEDDED:
+        key = env.text("SECRET_KEY", "")
+        if len(key) < 32:
+            raise env.BadSetting("SECRET_KEY must be set to at least 32 random characters when DATABASE_URL is set.")
+        return key
+    try:
+        return (DATA_DIR / "secret_key").read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return secrets.token_urlsafe(48)
+    except OSError as error:
+        raise env.BadSetting(f"DATA_DIR={DATA_DIR} should be a folder of this user: {error.strerror}.") from error
+
+
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if EMBEDDED else "")
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", "")
+# How many proxies in front add to X-Forwarded-For; 0 means the peer's address is the client's.
+TRUSTED_PROXIES = env.integer("TRUSTED_PROXIES", 0, low=0, high=10)
+HTTPS = env.flag("HTTPS", False)
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "core",
+    "orgs",
+    "ops",
+    "metering",
+    "billing",
+    "gateway",
+]
+
+MIDDLEWARE = [
+    "core.http.Envelope",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "core.urls"
+WSGI_APPLICATION = "core.wsgi.application"
+APPEND_SLASH = False
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# The kind of process decides how long it may hold things up; see each entry point.
+STATEMENT_TIMEOUT_MS = env.integer("STATEMENT_TIMEOUT_MS", 10_000, low=100, high=3_600_000)
+LOCK_TIMEOUT_MS = env.integer("LOCK_TIMEOUT_MS", 2_000, low=10, high=600_000)
+IDLE_IN_TRANSACTION_TIMEOUT_MS = env.integer("IDLE_IN_TRANSACTION_TIMEOUT_MS", 10_000, low=100, high=600_000)
+DATABASE_POOL_MAX = env.integer("DATABASE_POOL_MAX", 0, low=0, high=500)
+
+
+def _database() -> dict[str, object]:
+    url = env.text("DATABASE_URL", "") or _embedded_url()
+    shape = "DATABASE_URL should look like postgresql://user:password@host:5432/name"
+    try:
+        parsed: dict[str, object] = dict(dj_database_url.parse(url))
+    except (ValueError, KeyError) as error:
+        raise env.BadSetting(f"{shape}; it is not an address ({type(error).__name__}).") from error
+    if parsed.get("ENGINE") != "django.db.backends.postgresql" or not parsed.get("NAME"):
+        raise env.BadSetting(f"{shape}; Tollbook keeps its books in PostgreSQL 15 or later only.")
+    options = dict(parsed.get("OPTIONS") or {})  # type: ignore[call-overload]
+    options["application_name"] = "tollbook"
+    options.setdefault("connect_timeout", 5)
+    options["options"] = (
+        f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c synchronous_commit=on"
+    )
+    # Celery closes connections after each task, which a pool does not survive: web processes only.
+    if DATABASE_POOL_MAX:
+        options["pool"] = {"min_size": 1, "max_size": DATABASE_POOL_MAX, "timeout": 2}
+    parsed["OPTIONS"] = options
+    parsed["CONN_HEALTH_CHECKS"] = True
+    parsed["CONN_MAX_AGE"] = 0 if DATABASE_POOL_MAX else 60
+    return parsed
+
+
+DATABASES = {"default": _database()}
+SECRET_KEY = _secret_key()
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "orgs.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "static/"
+# Serves the admin's and Swagger's files straight from the installed packages: no collect step.
+WHITENOISE_USE_FINDERS = True
+# One byte more than a body of ours may have: our own check answers, not Django's HTML page.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024 * 1024 + 1
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS and TRUSTED_PROXIES else None
+SECURE_REDIRECT_EXEMPT = ["^healthz$", "^readyz$"]
+X_FRAME_OPTIONS = "DENY"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["orgs.authentication.BearerKey"],
+    "DEFAULT_PERMISSION_CLASSES": ["orgs.permissions.Allowed"],
+    "DEFAULT_RENDERER_CLASSES": ["core.http.JsonRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["core.http.StrictJsonParser"],
+    "DEFAULT_SCHEMA_CLASS": "core.openapi.Schema",
+    "EXCEPTION_HANDLER": "core.http.answer_exception",
+    "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Tollbook",
+    "DESCRIPTION": "Usage metering and billing for an LLM gateway.",
+    "VERSION": API_VERSION,
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [],
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+}
+
+CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", "") or (_embedded_broker() if EMBEDDED else "")
+if not CELERY_BROKER_URL:
+    raise env.BadSetting("CELERY_BROKER_URL must be set with DATABASE_URL, e.g. redis://localhost:6379/0.")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 600
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# A killed worker's task comes back in seconds; must exceed the longest task and countdown.
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 900,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+}
+
+# What an event may be (contract 16).
+EVENTS_MAX = env.integer("EVENTS_MAX", 1000, low=1, high=10_000)
+BODY_BYTES_MAX = 8 * 1024 * 1024
+EVENT_AGE_MAX_DAYS = env.integer("EVENT_AGE_MAX_DAYS", 35, low=1, high=365)
+EVENT_AHEAD_MAX_SECONDS = env.integer("EVENT_AHEAD_MAX_SECONDS", 300, low=0, high=3600)
+# How long a process may answer from its caches, and how often it asks whether they still hold.
+CACHE_SECONDS = env.integer("CACHE_SECONDS", 30, low=1, high=300)
+CACHE_POLL_MS = env.integer("CACHE_POLL_MS", 500, low=0, high=10_000)
+CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"redact": {"()": "core.logs.Redact"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]}},
+    "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO")},
+    "loggers": {"django.server": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
+}

@@ -1,0 +1,453 @@
+"""Everything that ``make up`` runs, started in order, kept alive, stopped in reverse.
+
+The supervisor starts each part from its main thread and tells the kernel to end it when the
+supervisor ends, so even kill -9 leaves nothing behind. One supervisor per ``DATA_DIR``.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Protocol
+
+import kombu
+
+from core import env, processes
+from core.embedded import EmbeddedError, Postgres, Valkey, explain, rotate
+from core.web import Address, address, is_ready
+
+ROOT = Path(__file__).resolve().parent.parent
+TICK_SECONDS = 0.2
+READY_SECONDS = 120
+READY_POLL_SECONDS = 0.05
+# Long enough for the requests and tasks in progress; then the process group is killed.
+STOP_SECONDS = 25
+KILL_SECONDS = 5
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_MAX_SECONDS = 30.0
+# A part that ran this long starts over with the shortest wait.
+STEADY_SECONDS = 60
+LOG_CHECK_SECONDS = 30
+BROKER_SECONDS = 5
+# After an unclean end the kernel is still ending the old web processes.
+PORT_WAIT_SECONDS = 5.0
+
+
+class StartError(Exception):
+    """``up`` cannot start; the message is one line and says what to do."""
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end while ``up`` was still starting."""
+
+
+class Part(Protocol):
+    """Something that runs: an embedded server or a process of the product."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None
+
+    def start(self) -> None:
+        """Start it. Raises ``EmbeddedError`` or ``StartError``."""
+
+    def alive(self) -> bool:
+        """Whether its main process runs."""
+
+    def stop(self) -> None:
+        """Stop it and clear away what is left of it; harmless if it does not run."""
+
+
+@dataclass
+class Child:
+    """One process of the product with its own process group and log."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log_path: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The main process's id, which is its group's too. Only while it runs."""
+        assert self.process is not None, f"{self.name} is not running"
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start the process; it may need a while to do its work. Call it in the main thread."""
+        assert self.process is None, f"{self.name} runs already"
+        try:
+            output = self.log_path.open("ab")
+        except OSError as error:
+            raise StartError(explain(error, self.log_path.parent)) from error
+        with output:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command line
+                self.command,
+                cwd=ROOT,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=processes.before_exec(on_orphan=signal.SIGKILL),
+            )
+
+    def alive(self) -> bool:
+        """Whether the main process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """SIGTERM to the main process, time to finish, then SIGKILL to whoever is left in its group."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+        end = time.monotonic() + KILL_SECONDS
+        # granian's workers outlive their main process and keep the port.
+        while processes.kill_group(process.pid) and time.monotonic() < end:
+            time.sleep(0.01)
+        process.wait()
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        with self.log_path.open("rb") as text:
+            text.seek(max(0, self.log_path.stat().st_size - 4096))
+            lines = [line.strip() for line in text.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+
+@dataclass
+class _Watch:
+    """What the supervisor remembers of one part."""
+
+    part: Part
+    started: float = 0.0
+    failures: int = 0
+    again_at: float | None = None
+
+
+@dataclass
+class Supervisor:
+    """Starts parts in order, restarts the dead, stops in reverse order.
+
+    ``say`` takes a line for the person at the terminal.
+    """
+
+    say: Callable[[str], None]
+    watches: list[_Watch] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+    interruptible: bool = True
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP end the run: at once while starting, else after the current step."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # nohup's wish is respected.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.ending.set()
+        if self.interruptible:
+            self.interruptible = False
+            raise Interrupted
+
+    def start(self, part: Part) -> None:
+        """Start a part and keep it alive from now on. Raises what the part raises."""
+        watch = _Watch(part)
+        self.watches.append(watch)
+        watch.started = time.monotonic()
+        part.start()
+
+    def tend(self) -> None:
+        """Look at each part once: notice the dead, start again those whose time has come."""
+        now = time.monotonic()
+        for watch in self.watches:
+            if self.ending.is_set():
+                return
+            if watch.again_at is None:
+                if watch.part.alive():
+                    continue
+                self._bury(watch, now)
+            if watch.again_at is not None and now >= watch.again_at:
+                self._restart(watch)
+        processes.reap({watch.part.process.pid for watch in self.watches if watch.part.process is not None})
+
+    def _bury(self, watch: _Watch, now: float) -> None:
+        if now - watch.started > STEADY_SECONDS:
+            watch.failures = 0
+        wait = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2**watch.failures) if watch.failures else 0.0
+        watch.failures += 1
+        watch.again_at = now + wait
+        self.say(f"{watch.part.name} ended unexpectedly; starting it again" + (f" in {wait:g} s" if wait else ""))
+        watch.part.stop()
+
+    def _restart(self, watch: _Watch) -> None:
+        watch.again_at = None
+        watch.started = time.monotonic()
+        try:
+            watch.part.start()
+        except (EmbeddedError, StartError, OSError) as error:
+            self.say(f"{watch.part.name}: {error}")
+
+    def stop(self) -> None:
+        """Stop every part, the last started first."""
+        self.interruptible = False
+        for watch in reversed(self.watches):
+            try:
+                watch.part.stop()
+            except OSError as error:
+                self.say(f"{watch.part.name}: {error}")
+        self.watches.clear()
+
+    def run(self, *, each_tick: Sequence[Callable[[], None]]) -> None:
+        """Tend the parts until a signal asks for the end."""
+        while not self.ending.wait(TICK_SECONDS):
+            self.tend()
+            for chore in each_tick:
+                chore()
+
+
+@contextlib.contextmanager
+def hold(data_dir: Path) -> Iterator[bool]:
+    """Hold ``data_dir`` for one supervisor; yields whether the last one ended uncleanly. Raises ``StartError``."""
+    path = data_dir / "up.lock"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (data_dir / "log").mkdir(mode=0o700, exist_ok=True)
+        lock: IO[str] = path.open("a+")
+    except OSError as error:
+        raise StartError(explain(error, data_dir)) from error
+    with lock:
+        lock.seek(0)
+        holder = lock.read().strip()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"another `up` (process {holder or 'unknown'}) already runs on {data_dir};"
+                " stop it, or choose another DATA_DIR and PORT"
+            ) from None
+        _rewrite(lock, str(os.getpid()))
+        try:
+            yield bool(holder)
+        finally:
+            _rewrite(lock, "")
+
+
+def _rewrite(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def check_port(where: Address, *, wait: float = 0.0) -> None:
+    """See that the address can be listened on. Raises ``StartError``.
+
+    ``wait``: seconds to give processes that are just ending.
+    """
+    end = time.monotonic() + wait
+    while True:
+        try:
+            family, kind, protocol, _, name = socket.getaddrinfo(
+                where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+                probe.listen()
+            return
+        except socket.gaierror as error:
+            raise StartError(f"HOST={where.host} is no address of this machine ({error.strerror})") from error
+        except PermissionError as error:
+            raise StartError(f"port {where.port} needs root; choose one above 1023 with PORT") from error
+        except OSError as error:
+            if time.monotonic() < end:
+                time.sleep(READY_POLL_SECONDS)
+                continue
+            taken = f"cannot listen on {where.netloc}: {error.strerror or error}"
+            raise StartError(f"{taken}; choose another PORT or HOST") from error
+
+
+def check_broker(url: str) -> None:
+    """See that the person's broker answers. Raises ``StartError`` without showing its password."""
+    try:
+        with kombu.Connection(url, connect_timeout=BROKER_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+    except (KeyError, ValueError, ImportError, AttributeError) as error:
+        shape = "CELERY_BROKER_URL should look like redis://:password@host:6379/0"
+        raise StartError(f"{shape}; it is not an address ({type(error).__name__})") from error
+    except (kombu.exceptions.OperationalError, OSError) as error:
+        raise StartError(f"CELERY_BROKER_URL: no broker answers: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def keep_secret_key(data_dir: Path) -> None:
+    """Make ``secret_key`` (mode 0600) at the first start, complete or not at all. Raises ``StartError``."""
+    path = data_dir / "secret_key"
+    try:
+        if not path.exists() or not path.read_text().strip():
+            write_private(path, secrets.token_urlsafe(48) + "\n")
+    except OSError as error:
+        raise StartError(explain(error, data_dir)) from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user may read, replacing it in one step. Raises ``OSError``."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def product(*, data_dir: Path) -> tuple[Child, list[Child]]:
+    """The product's own processes: the web server, and those started once it answers."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    logs = data_dir / "log"
+    celery = [sys.executable, "-m", "celery", "-A", "core"]
+    level = ["--loglevel", env.text("LOG_LEVEL", "INFO")]
+    width = str(env.integer("WORKER_PROCESSES", 2, low=1, high=64))
+    web = Child("web", [sys.executable, "-m", "core.web"], environment, logs / "web.log")
+    worker = Child(
+        "worker",
+        [*celery, "worker", *level, "--concurrency", width, "--without-mingle", "--without-gossip"],
+        environment,
+        logs / "worker.log",
+    )
+    beat = Child(
+        "beat",
+        [*celery, "beat", *level, "--pidfile", "", "--schedule", str(data_dir / "beat-schedule")],
+        environment,
+        logs / "beat.log",
+    )
+    return web, [worker, beat]
+
+
+def follow_make(ending: threading.Event) -> Callable[[], None]:
+    """End with the ``make`` that started us, also where it keeps its end to itself.
+
+    Killed, it tells nobody. Interrupted alone, without the rest of its terminal's group, it
+    drops its handler and waits for us in silence. Returns what to call now and then.
+    """
+    make = os.getppid()
+    listened = processes.catches(make, signal.SIGINT)
+    processes.end_with_parent(signal.SIGTERM)
+
+    def look() -> None:
+        if os.getppid() != make or (listened and not processes.catches(make, signal.SIGINT)):
+            ending.set()
+
+    return look
+
+
+def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], None]) -> None:
+    """Run the whole product on this machine until a signal asks for the end.
+
+    ``embedded``: bring our own PostgreSQL; ``broker``: address of a broker of the person's own,
+    or "" to bring our own Valkey. ``prepare``
+    migrates and seeds, with the database running. Raises ``StartError``, ``EmbeddedError``,
+    ``core.env.BadSetting`` and what ``prepare`` raises; then nothing is left running.
+    """
+    where = address()
+    under_make = env.flag("TOLLBOOK_UNDER_MAKE", False)
+    supervisor = Supervisor(say=lambda line: print(f"tollbook: {line}", file=sys.stderr, flush=True))  # noqa: T201
+    processes.adopt_orphans()
+    with contextlib.suppress(Interrupted), supervisor.signals(), hold(data_dir) as unclean:
+        chores = [_log_keeper(data_dir), *([follow_make(supervisor.ending)] if under_make else [])]
+        try:
+            check_port(where, wait=PORT_WAIT_SECONDS if unclean else 0.0)
+            _set_environment(where, data_dir=data_dir)
+            _start(supervisor, where, data_dir=data_dir, embedded=embedded, broker=broker, prepare=prepare)
+            supervisor.interruptible = False
+            supervisor.run(each_tick=chores)
+        finally:
+            supervisor.stop()
+
+
+def _set_environment(where: Address, *, data_dir: Path) -> None:
+    """What the children need to know, unless the person said otherwise."""
+    os.environ["DATA_DIR"] = str(data_dir)
+    os.environ["HOST"] = where.host
+    os.environ["PORT"] = str(where.port)
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    os.environ["ALLOWED_HOSTS"] = env.text(
+        "ALLOWED_HOSTS", ",".join(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", host]))
+    )
+
+
+def _start(
+    supervisor: Supervisor,
+    where: Address,
+    *,
+    data_dir: Path,
+    embedded: bool,
+    broker: str,
+    prepare: Callable[[], None],
+) -> None:
+    if embedded:
+        keep_secret_key(data_dir)
+        supervisor.start(Postgres(data_dir=data_dir))
+    if broker:
+        check_broker(broker)
+    else:
+        supervisor.start(Valkey(data_dir=data_dir))
+    prepare()
+    web, others = product(data_dir=data_dir)
+    supervisor.start(web)
+    _await_ready(web, where)
+    for child in others:
+        supervisor.start(child)
+    with contextlib.suppress(OSError):
+        print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
+
+
+def _await_ready(web: Child, where: Address) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while not is_ready(where):
+        if not web.alive():
+            raise StartError(f"web did not start: {web.last_words()} (see {web.log_path})")
+        if time.monotonic() > end:
+            raise StartError(f"web did not become ready within {READY_SECONDS} s (see {web.log_path})")
+        time.sleep(READY_POLL_SECONDS)
+
+
+def _log_keeper(data_dir: Path) -> Callable[[], None]:
+    """Every half minute, move logs that have grown too large out of the way."""
+    due = time.monotonic() + LOG_CHECK_SECONDS
+
+    def keep() -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + LOG_CHECK_SECONDS
+        for path in (data_dir / "log").glob("*.log"):
+            rotate(path)
+
+    return keep

@@ -1,0 +1,40 @@
+"""Running a verb's transaction again when PostgreSQL asks for it."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import Error
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 3
+# PostgreSQL, appendix A: unique violation; serialization failure, deadlock, lock not available.
+UNIQUE_VIOLATION = "23505"
+RETRYABLE = frozenset({"40001", "40P01", "55P03"})
+
+log = logging.getLogger(__name__)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code behind a Django database error, if there is one."""
+    return getattr(error.__cause__ or error, "sqlstate", None)
+
+
+def retry(verb: Callable[[], T]) -> T:
+    """Run ``verb``, a whole transaction, again on a passing conflict.
+
+    At most ``ATTEMPTS_MAX`` times with 20 to 200 ms between; the last error is the caller's.
+    """
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            return verb()
+        except Error as error:
+            code = sqlstate(error)
+            if code not in RETRYABLE or attempt == ATTEMPTS_MAX:
+                raise
+            log.warning("transaction runs again after %s (attempt %d)", code, attempt)
+            time.sleep(random.uniform(0.02, 0.2))
+    raise AssertionError("unreachable")

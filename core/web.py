@@ -1,0 +1,95 @@
+"""The web server: granian's WSGI workers in front of ``core.wsgi``, for ``make up`` and containers alike.
+
+Run as ``python -m core.web`` (``manage.py serve`` ends in the same). The main process only
+watches its workers: Django is loaded in them, with a connection pool as large as their threads.
+``python -m core.web check`` asks a running one whether it is ready and exits 0 or 1.
+"""
+
+import http.client
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from granian.constants import Interfaces
+from granian.server import Server
+
+from core import env, processes
+
+TARGET = "core.wsgi:application"
+# Requests in progress get this long at a stop, then their worker is killed.
+WORKER_STOP_SECONDS = 20
+CHECK_SECONDS = 5
+# Where a client of this machine finds a server that listens everywhere.
+LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a person may ask for
+
+
+class Address(NamedTuple):
+    """Where the service listens."""
+
+    host: str
+    port: int
+
+    @property
+    def netloc(self) -> str:
+        """``host:port`` as it stands in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address() -> Address:
+    """``HOST`` and ``PORT``. Raises ``core.env.BadSetting``."""
+    return Address(env.text("HOST", "127.0.0.1").strip("[]"), env.integer("PORT", 8000, low=1, high=65535))
+
+
+def is_ready(where: Address) -> bool:
+    """Whether ``/readyz`` answers 200, asked from this machine under a name that the service takes."""
+    connection = http.client.HTTPConnection(LOOPBACKS.get(where.host, where.host), where.port, timeout=CHECK_SECONDS)
+    allowed = env.words("ALLOWED_HOSTS", "localhost")[0]
+    try:
+        connection.request("GET", "/readyz", headers={"Host": "localhost" if allowed == "*" else allowed.lstrip(".")})
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def load(target: str) -> Callable[..., Any]:
+    """The WSGI application, in a worker; the worker ends with granian's main process."""
+    processes.end_with_parent()
+    module, name = target.split(":")
+    application: Callable[..., Any] = getattr(import_module(module), name)
+    return application
+
+
+def main() -> int:
+    """Serve until SIGINT or SIGTERM, or check."""
+    try:
+        where = address()
+        if sys.argv[1:] == ["check"]:
+            return 0 if is_ready(where) else 1
+        workers = env.integer("WEB_WORKERS", 2, low=1, high=64)
+        threads = env.integer("WEB_THREADS", 16, low=1, high=200)
+        os.environ.setdefault("DATABASE_POOL_MAX", str(threads))
+        import_module("core.settings")
+    except env.BadSetting as error:
+        print(f"tollbook: {error}", file=sys.stderr)  # noqa: T201 - a command's message
+        return 2
+    server = Server(
+        TARGET,
+        address=where.host,
+        port=where.port,
+        interface=Interfaces.WSGI,
+        workers=workers,
+        blocking_threads=threads,
+        respawn_failed_workers=True,
+        workers_kill_timeout=WORKER_STOP_SECONDS,
+        log_access=False,
+    )
+    server.serve(target_loader=load)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

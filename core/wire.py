@@ -1,0 +1,129 @@
+"""JSON in and out: strict where it comes in, plain decimals where it goes out.
+
+What naive parsers let through is refused here with its own message: duplicate keys, NaN and
+Infinity, numbers too long to be honest, nesting deeper than 64, lone surrogates.
+"""
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from core import money
+
+DEPTH_MAX = 64
+NUMBER_DIGITS_MAX = 40
+_INTEGER_MAX = 10**NUMBER_DIGITS_MAX
+_SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
+
+
+class Malformed(ValueError):
+    """The bytes are not JSON that we take; the message says why."""
+
+
+def _number(text: str) -> Decimal:
+    """A fraction or exponent literal, exact. Raises ``Malformed`` for one too long or too large."""
+    if len(text) > NUMBER_DIGITS_MAX:
+        raise Malformed("a number is too long")
+    value = Decimal(text)
+    if not -NUMBER_DIGITS_MAX < value.adjusted() < NUMBER_DIGITS_MAX:
+        raise Malformed("a number is out of range")
+    return value
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
+
+
+def decode(raw: bytes) -> Any:
+    """The value in ``raw``: dicts, lists, str, int, ``Decimal`` for fractions, bool, None.
+
+    Raises ``Malformed``.
+    """
+    try:
+        value = _decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise Malformed(str(error)) from error
+    except RecursionError as error:
+        raise Malformed(f"nesting is deeper than {DEPTH_MAX}") from error
+    members = _members(value, DEPTH_MAX)
+    # Without escapes and spaced colons, `":` occurs exactly once a member, so a count settles
+    # whether a key came twice; anything else takes the slow, certain way.
+    if b"\\" in raw or raw.count(b'":') != members or any(spaced in raw for spaced in _SPACED_COLONS):
+        _refuse_duplicate_keys(raw)
+    return value
+
+
+def _members(value: Any, depth: int) -> int:
+    """How many object members a value holds. Raises ``Malformed`` beyond the depth or for a number too long."""
+    if depth == 0:
+        raise Malformed(f"nesting is deeper than {DEPTH_MAX}")
+    inner: Iterable[Any]
+    count = 0
+    if type(value) is dict:
+        inner = value.values()
+        count = len(value)
+    elif type(value) is list:
+        inner = value
+    else:
+        inner = ()
+        if type(value) is int:
+            _refuse_long(value)
+    for item in inner:
+        kind = type(item)
+        if kind is dict or kind is list:
+            count += _members(item, depth - 1)
+        elif kind is int:
+            _refuse_long(item)
+    return count
+
+
+def _refuse_long(number: int) -> None:
+    if not -_INTEGER_MAX < number < _INTEGER_MAX:
+        raise Malformed("a number is too long")
+
+
+def _refuse_duplicate_keys(raw: bytes) -> None:
+    """Raise ``Malformed`` if any object of the document names a key twice."""
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Malformed(f"the key {key[:64]!r} stands twice in one object")
+            seen.add(key)
+
+    try:
+        json.loads(raw, object_pairs_hook=check, parse_int=len, parse_float=len)
+    except RecursionError as error:
+        raise Malformed(f"nesting is deeper than {DEPTH_MAX}") from error
+    except UnicodeDecodeError as error:
+        raise Malformed("the text is not UTF-8") from error
+
+
+def number(amount: Decimal) -> msgspec.Raw:
+    """A decimal as a JSON number in plain digits, never with an exponent."""
+    return msgspec.Raw(money.plain(amount).encode())
+
+
+def _encode_other(value: object) -> object:
+    """Types JSON lacks; anything unknown is a bug."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place on the wire")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+
+
+def encode(value: object) -> bytes:
+    """JSON text of a value made of plain types and of ``number(...)``."""
+    return _encoder.encode(value)

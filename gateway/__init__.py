@@ -1,0 +1,1 @@
+"""The door that gateways knock on: events in, verdicts out."""

@@ -1,0 +1,125 @@
+"""``POST /v1/events``: who, parse, one verb, render (contract 16)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+
+from billing import charges, wallets
+from core import clock, errors, ids, wire
+from metering import attribution, events
+from metering.events import Limits, Rejection
+from metering.verdicts import Status, Verdict
+from orgs import organizations
+from orgs.principals import Principal
+
+_STATUS = {
+    Status.CREATED: 201,
+    Status.DUPLICATE: 200,
+    Status.QUARANTINED: 202,
+    Status.CONFLICT: 409,
+    Status.REJECTED: 422,
+    Status.FAILED: 503,
+}
+_COUNTED = {
+    "created": Status.CREATED,
+    "duplicates": Status.DUPLICATE,
+    "quarantined": Status.QUARANTINED,
+    "conflicts": Status.CONFLICT,
+    "rejected": Status.REJECTED,
+    "failed": Status.FAILED,
+}
+
+
+def _name_places(verdicts: Sequence[Verdict]) -> None:
+    """In a batch every error names its field by index; reading and attribution have done so already."""
+    for place, verdict in enumerate(verdicts):
+        error = verdict.error
+        if error is not None and error.param is not None and not error.param.startswith("events["):
+            error.param = f"events[{place}].{error.param}"
+
+
+class Answer(NamedTuple):
+    """What to send back; ``error`` is set when the one event of the request was refused."""
+
+    status: int
+    body: dict[str, Any]
+    error: errors.ApiError | None = None
+
+
+def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
+    """The answer to a body of events; whatever it calls ``created`` is durable.
+
+    Raises an ``ApiError`` when the body as a whole cannot be taken.
+    """
+    limits = Limits(
+        events=settings.EVENTS_MAX,
+        now=clock.now(),
+        age=timedelta(days=settings.EVENT_AGE_MAX_DAYS),
+        ahead=timedelta(seconds=settings.EVENT_AHEAD_MAX_SECONDS),
+    )
+    body = events.decode(raw, media_type=media_type, limits=limits)
+    outcomes = attribution.attribute(
+        body.items, single=body.single, default_slug=reporter.default_slug, reporter=reporter
+    )
+    items = [outcome for outcome in outcomes if not isinstance(outcome, Rejection)]
+    given = iter(charges.record(items, reported_by=reporter.key_id))
+    verdicts = [
+        Verdict(outcome.event_id, Status.REJECTED, error=outcome.error)
+        if isinstance(outcome, Rejection)
+        else next(given)
+        for outcome in outcomes
+    ]
+    if not body.single:
+        _name_places(verdicts)
+    payers = {outcome.payer_id for outcome in outcomes if isinstance(outcome, attribution.Attributed)}
+    states = _wallets(sorted(payers))
+    if body.single:
+        return _single(verdicts[0], states)
+    return Answer(200, _batch(verdicts, states))
+
+
+def _single(verdict: Verdict, states: Sequence[Mapping[str, Any]]) -> Answer:
+    """One event's answer stands at the top level (decisions 14); a refusal is an error envelope as well."""
+    told = _told(verdict)
+    if states:
+        told["wallet"] = states[0]
+    if verdict.error is not None:
+        told["error"]["category"] = verdict.error.category
+    return Answer(_STATUS[verdict.status], told, verdict.error)
+
+
+def _batch(verdicts: Sequence[Verdict], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counts = {name: sum(verdict.status is status for verdict in verdicts) for name, status in _COUNTED.items()}
+    return {"object": "list", **counts, "data": [_told(verdict) for verdict in verdicts], "wallets": states}
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    told: dict[str, Any] = {"event_id": verdict.event_id, "status": verdict.status.value}
+    if verdict.cost_usd is not None:
+        told["usage_record_id"] = None if verdict.record_id is None else ids.show("usage", verdict.record_id)
+        told["cost_usd"] = wire.number(verdict.cost_usd)
+    if verdict.error is not None:
+        told["error"] = error_body(verdict.error)
+    return told
+
+
+def error_body(error: errors.ApiError) -> dict[str, Any]:
+    """An event's error inside a batch's answer."""
+    return {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
+
+
+def _wallets(payers: Sequence[UUID]) -> list[dict[str, Any]]:
+    """What gateways are told of the wallets their events touched, so that they can stop in time."""
+    facts = organizations.find_ids(payers)
+    return [
+        {
+            "organization": facts[payer].slug,
+            "balance_usd": wire.number(state.balance_usd),
+            "status": state.status,
+        }
+        for payer, state in wallets.states(payers).items()
+        if payer in facts
+    ]

@@ -1,0 +1,152 @@
+"""The door's DRF views."""
+
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
+from rest_framework import serializers
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core import errors
+from core.http import error_headers
+from core.openapi import ERRORS, ErrorSerializer, failures
+from gateway import events
+from gateway.compression import inflate
+from metering.events import MEDIA_TYPES, NDJSON, Event
+from metering.views import ORGANIZATION
+from orgs import permissions
+from orgs.authentication import principal_of
+
+
+class Untouched(BaseParser):
+    """Leaves the body to the view, which reads it itself."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        """Nothing is parsed here."""
+        raise errors.UnsupportedMediaType
+
+
+class WalletBriefSerializer(serializers.Serializer[Any]):
+    """A wallet as an answer to events tells it."""
+
+    organization = serializers.CharField()
+    balance_usd = serializers.DecimalField(max_digits=24, decimal_places=12, coerce_to_string=False)
+    status = serializers.ChoiceField(["active", "low", "empty", "frozen"])
+
+
+class EventErrorSerializer(serializers.Serializer[Any]):
+    """One event's error inside a batch."""
+
+    message = serializers.CharField()
+    type = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+    code = serializers.CharField(allow_null=True)
+
+
+class VerdictSerializer(serializers.Serializer[Any]):
+    """One event's verdict."""
+
+    event_id = serializers.CharField(allow_null=True)
+    status = serializers.ChoiceField(["created", "duplicate", "quarantined", "conflict", "rejected", "failed"])
+    usage_record_id = serializers.CharField(allow_null=True, required=False)
+    cost_usd = serializers.DecimalField(max_digits=24, decimal_places=12, coerce_to_string=False, required=False)
+    error = EventErrorSerializer(required=False)
+
+
+class SingleSerializer(VerdictSerializer):
+    """The answer to one bare event."""
+
+    wallet = WalletBriefSerializer(required=False)
+
+
+class RefusalSerializer(serializers.Serializer[Any]):
+    """A refused body, or one event that was refused: the envelope, with the event's verdict beside it."""
+
+    event_id = serializers.CharField(allow_null=True, required=False)
+    status = serializers.CharField(required=False)
+    wallet = WalletBriefSerializer(required=False)
+    error = ErrorSerializer()
+
+
+class BatchSerializer(serializers.Serializer[Any]):
+    """The answer to a batch."""
+
+    object = serializers.CharField()
+    created = serializers.IntegerField()
+    duplicates = serializers.IntegerField()
+    quarantined = serializers.IntegerField()
+    conflicts = serializers.IntegerField()
+    rejected = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    data = VerdictSerializer(many=True)  # type: ignore[assignment]
+    wallets = WalletBriefSerializer(many=True)
+
+
+def _body_schema() -> dict[str, Any]:
+    """The JSON Schema of a body, from the struct that decodes it."""
+    event = dict(msgspec.json.schema(Event)["$defs"]["Event"])
+    instant = {"oneOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}]}
+    cost = {"oneOf": [{"type": "number", "minimum": 0}, {"type": "string"}, {"type": "null"}]}
+    event["properties"] = {**event["properties"], "occurred_at": instant, "provider_cost_usd": cost}
+    event.pop("title", None)
+    batch = {"type": "array", "items": event, "minItems": 1}
+    wrapped = {"type": "object", "properties": {"events": batch}, "required": ["events"]}
+    return {"oneOf": [event, wrapped, batch]}
+
+
+def _bodies() -> dict[str, Any]:
+    """The request by media type."""
+    schema = _body_schema()
+    return {
+        media_type: {"type": "string"} if media_type == NDJSON else schema if media_type == "application/json" else {}
+        for media_type in MEDIA_TYPES
+    }
+
+
+class Events(APIView):
+    """``POST /v1/events``: finished requests of a gateway."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.EVENTS_WRITE
+    organization_is_default = True
+    parser_classes = [Untouched]
+
+    @extend_schema(
+        operation_id="post_events",
+        parameters=[ORGANIZATION],
+        request=_bodies(),
+        responses={
+            200: PolymorphicProxySerializer(
+                "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
+            ),
+            201: SingleSerializer,
+            202: SingleSerializer,
+            **{status: OpenApiResponse(RefusalSerializer, ERRORS[status]) for status in (409, 422, 503)},
+            **failures(400, 413, 415),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        """Take events; each has its verdict, and what is ``created`` is already durable."""
+        raw = inflate(
+            _body(request),
+            encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+            limit=settings.BODY_BYTES_MAX,
+        )
+        media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
+        answer = events.receive(raw, media_type=media_type, reporter=principal_of(request))
+        headers = error_headers(answer.error) if answer.error else None
+        return Response(answer.body, status=answer.status, headers=headers)
+
+
+def _body(request: Request) -> bytes:
+    """The raw body, refused by its declared length before a byte of it is read."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdecimal() or int(length) > settings.BODY_BYTES_MAX:
+        raise errors.RequestTooLarge(f"A body has at most {settings.BODY_BYTES_MAX} bytes.")
+    return request._request.body

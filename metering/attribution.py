@@ -1,0 +1,176 @@
+"""Who an event belongs to: organization, key, member and project (contract 16.2, decisions 15, 17)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from core import errors, ids
+from metering.events import Event, Rejection, fingerprint
+from metering.models import Quarantine
+from orgs import keys, members, organizations
+from orgs.keys import KeyFacts
+from orgs.members import MemberFacts
+from orgs.organizations import OrganizationFacts
+from orgs.principals import Principal
+
+Reason = Quarantine.Reason
+
+
+class Attributed(NamedTuple):
+    """An event and whose it is. ``payer_id`` names the wallet."""
+
+    place: int
+    event: Event
+    organization_id: UUID
+    payer_id: UUID
+    api_key_id: UUID | None
+    member_id: UUID | None
+    project_id: UUID | None
+    fingerprint: bytes
+
+    @property
+    def scope(self) -> str:
+        """Within what the event id is unique."""
+        return str(self.organization_id)
+
+    @property
+    def key(self) -> tuple[UUID | str, str]:
+        """What the event is unique by."""
+        return (self.organization_id, self.event.event_id)
+
+
+class Orphan(NamedTuple):
+    """An event that nobody can be charged for yet; finance will see it."""
+
+    place: int
+    event: Event
+    scope: str
+    reason: Reason
+    detail: str
+    organization_id: UUID | None
+    fingerprint: bytes
+
+    @property
+    def key(self) -> tuple[UUID | str, str]:
+        """What the event is unique by."""
+        return (self.scope, self.event.event_id)
+
+
+Outcome = Attributed | Orphan | Rejection
+
+
+def attribute(
+    items: Sequence[Event | Rejection], *, single: bool, default_slug: str | None, reporter: Principal
+) -> list[Outcome]:
+    """Whose each event is, in order. Three look-ups for the whole batch, all cached.
+
+    A key implies its organization; an organization named by the event or the header must agree
+    with it, else the event is rejected. What cannot be found is an ``Orphan``, not lost.
+    """
+    events = [item for item in items if isinstance(item, Event)]
+    slugs = {_slug(event, default_slug) for event in events} - {None}
+    organizations_by_slug = organizations.find_slugs({slug for slug in slugs if slug is not None})
+    key_ids: dict[str | None, UUID | None] = {
+        event.api_key_id: _key_id(event.api_key_id) for event in events if event.api_key_id
+    }
+    keys_by_id = keys.find([key_id for key_id in key_ids.values() if key_id is not None])
+    named = [
+        (
+            organizations_by_slug.get(_slug(event, default_slug) or ""),
+            _known(keys_by_id, key_ids.get(event.api_key_id)),
+        )
+        for event in events
+    ]
+    pairs = {pair for organization, key in named if (pair := _pair(organization, key)) is not None}
+    members_by_pair = members.find_many(pairs)
+    outcomes: list[Outcome] = []
+    for place, item in enumerate(items):
+        if isinstance(item, Rejection):
+            outcomes.append(item)
+            continue
+        slug = _slug(item, default_slug)
+        organization = organizations_by_slug.get(slug) if slug else None
+        key = _known(keys_by_id, key_ids.get(item.api_key_id))
+        pair = _pair(organization, key)
+        who = _Who(slug, organization, key, members_by_pair.get(pair) if pair else None)
+        outcome = _attribute(place, item, who, limits=reporter.organizations)
+        if isinstance(outcome, Rejection) and not single:
+            outcome.error.param = f"events[{place}].{outcome.error.param}"
+        outcomes.append(outcome)
+    return outcomes
+
+
+class _Who(NamedTuple):
+    """What an event named, looked up."""
+
+    slug: str | None
+    organization: OrganizationFacts | None
+    key: KeyFacts | None
+    member: MemberFacts | None
+
+
+def _known(keys_by_id: dict[UUID, KeyFacts], key_id: UUID | None) -> KeyFacts | None:
+    return None if key_id is None else keys_by_id.get(key_id)
+
+
+def _pair(organization: OrganizationFacts | None, key: KeyFacts | None) -> tuple[UUID, UUID] | None:
+    """The membership that a personal key's event rests on: (organization, user)."""
+    if key is None or key.user_id is None or key.organization_id is None:
+        return None
+    return (organization.id if organization else key.organization_id, key.user_id)
+
+
+def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) -> Outcome:
+    organization, key = who.organization, who.key
+    organization_id = organization.id if organization else key.organization_id if key else None
+    # A limited key learns nothing about organizations it may not report for.
+    if limits and organization_id not in limits:
+        return Rejection(event.event_id, errors.OrgAccessDenied(param="organization"))
+    if organization is None and who.slug is not None:
+        return _orphan(place, event, Reason.UNKNOWN_ORGANIZATION, None, f"no organization {who.slug}")
+    if key is None and event.api_key_id:
+        return _orphan(place, event, Reason.UNKNOWN_KEY, organization_id, f"no key {event.api_key_id}")
+    if organization_id is None:
+        error: errors.ApiError
+        if key is not None:
+            error = errors.OutOfRange("api_key_id names a service key.", param="api_key_id")
+        else:
+            error = errors.MissingParameter(
+                "organization or api_key_id is required, or X-DeepToken-Org.", param="organization"
+            )
+        return Rejection(event.event_id, error)
+    if key is not None and key.user_id is None and key.organization_id != organization_id:
+        return Rejection(
+            event.event_id, errors.OutOfRange("api_key_id belongs to another organization.", param="api_key_id")
+        )
+    if key is not None and key.user_id is not None and who.member is None:
+        return _orphan(place, event, Reason.NOT_A_MEMBER, organization_id, "the key's owner is no member")
+    return Attributed(
+        place=place,
+        event=event,
+        organization_id=organization_id,
+        payer_id=organization_id,
+        api_key_id=key.id if key else None,
+        member_id=who.member.id if who.member else None,
+        project_id=key.project_id if key else None,
+        fingerprint=fingerprint(event, organization=organization_id.bytes, key=key.id.bytes if key else None),
+    )
+
+
+def _slug(event: Event, default_slug: str | None) -> str | None:
+    """The organization named, lower-cased; an empty name is none."""
+    return (event.organization or default_slug or "").strip().lower() or None
+
+
+def _key_id(text: str) -> UUID | None:
+    try:
+        return ids.read("key", text)
+    except ValueError:
+        return None
+
+
+def _orphan(place: int, event: Event, reason: Reason, organization_id: UUID | None, detail: str) -> Orphan:
+    """An event for finance; unique within what it named, so sending it again is a duplicate there too."""
+    scope = f"{organization_id or event.organization or ''}/{event.api_key_id or ''}"
+    story = fingerprint(event, organization=scope.encode(), key=None)
+    return Orphan(place, event, scope, reason, detail, organization_id, story)

@@ -1,0 +1,211 @@
+"""The catalog: models, their aliases and their dated prices. The only module that writes either table.
+
+Prices are appended and never changed. The version in force at an instant is the one that began
+last, unless it has ended; so a later version closes an earlier one without touching its row.
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+
+from core import clock
+from metering import rating
+from metering.models import CatalogModel, Price
+from orgs import caches
+
+FORMAT = "tollbook/catalog-1"
+
+
+class BadCatalog(ValueError):
+    """A catalog document is wrong; the message says where."""
+
+
+class Version(NamedTuple):
+    """A price version as rating uses it."""
+
+    id: UUID
+    effective_from: datetime
+    effective_to: datetime | None
+    card: rating.RateCard
+
+
+class Listing:
+    """The whole catalog in memory: a few hundred models, read together and replaced together."""
+
+    def __init__(self, models: Sequence[CatalogModel], prices: Sequence[Price]) -> None:
+        self.models = {model.slug: model for model in models}
+        self.names = {alias: model.slug for model in models for alias in model.aliases}
+        self.names.update({slug: slug for slug in self.models})
+        slugs = {model.id: model.slug for model in models}
+        self.versions: dict[str, list[Version]] = {slug: [] for slug in self.models}
+        for price in prices:
+            card = rating.read_card(price.rates)
+            version = Version(price.id, price.effective_from, price.effective_to, card)
+            self.versions[slugs[price.model_id]].append(version)
+        for versions in self.versions.values():
+            versions.sort(key=lambda version: version.effective_from)
+
+    def find(self, name: str) -> CatalogModel | None:
+        """The model that an id or alias names."""
+        slug = self.names.get(name)
+        return None if slug is None else self.models[slug]
+
+    def price_at(self, slug: str, at: datetime) -> Version | None:
+        """The version of a model's price in force at an instant: start inclusive, end exclusive."""
+        return in_force(self.versions.get(slug, ()), at)
+
+
+def in_force(versions: Sequence[Version], at: datetime) -> Version | None:
+    """The version that began last at or before ``at``, if it has not ended; ``versions`` rise by start."""
+    place = bisect_right(versions, at, key=lambda version: version.effective_from)
+    if place == 0:
+        return None
+    version = versions[place - 1]
+    return version if version.effective_to is None or at < version.effective_to else None
+
+
+def _load(keys: Collection[str]) -> Mapping[str, Listing]:
+    listing = Listing(list(CatalogModel.objects.all()), list(Price.objects.all()))
+    return dict.fromkeys(keys, listing)
+
+
+_listings: caches.Cached[str, Listing] = caches.Cached(_load)
+
+
+def listing() -> Listing:
+    """The catalog as this process knows it, at most half a second behind a change elsewhere."""
+    found = _listings.get("catalog")
+    assert found is not None
+    return found
+
+
+class Loaded(NamedTuple):
+    """What loading a document did."""
+
+    models_added: int
+    models_changed: int
+    prices_added: int
+    prices_known: int
+
+
+@transaction.atomic
+def load(document: Mapping[str, Any], *, publish: bool = True) -> Loaded:
+    """Bring in a catalog document (``tollbook/catalog-1``): models are updated, prices appended.
+
+    All or nothing; without ``publish`` everything is checked and nothing kept. Raises
+    ``BadCatalog``: a malformed entry; a published price told differently; a new price that would
+    change what is already in force or could already have been charged.
+    """
+    if document.get("format") != FORMAT or not isinstance(document.get("models"), list):
+        raise BadCatalog(f'the document needs "format": "{FORMAT}" and a list of models')
+    known = {model.slug: model for model in CatalogModel.objects.select_for_update(no_key=True)}
+    names = {alias: slug for slug, model in known.items() for alias in model.aliases}
+    published: dict[UUID, list[Price]] = {}
+    for price in Price.objects.order_by("effective_from"):
+        published.setdefault(price.model_id, []).append(price)
+    added = changed = prices_added = prices_known = 0
+    for entry in document["models"]:
+        fields = _read_model(entry)
+        slug = fields["slug"]
+        if names.get(slug, slug) != slug or any(names.get(alias, slug) != slug for alias in fields["aliases"]):
+            raise BadCatalog(f"{slug}: it or one of its aliases is an alias of another model")
+        model = known.get(slug)
+        if model is None:
+            model = CatalogModel.objects.create(**fields)
+            known[slug] = model
+            added += 1
+        elif any(getattr(model, name) != value for name, value in fields.items()):
+            CatalogModel.objects.filter(pk=model.pk).update(**fields)
+            changed += 1
+        names.update(dict.fromkeys(fields["aliases"], slug))
+        for price in _read_prices(entry, model):
+            told = next((p for p in published.get(model.id, ()) if p.effective_from == price.effective_from), None)
+            if told is not None:
+                if (told.rates, told.effective_to) != (price.rates, price.effective_to):
+                    raise BadCatalog(f"{slug}: the price from {price.effective_from} is published and never changes")
+                prices_known += 1
+                continue
+            _refuse_rewriting(slug, price, published.get(model.id, []))
+            price.save(force_insert=True)
+            prices_added += 1
+    if not publish:
+        transaction.set_rollback(True)
+    elif added or changed or prices_added:
+        caches.bump()
+    return Loaded(added, changed, prices_added, prices_known)
+
+
+def _refuse_rewriting(slug: str, price: Price, published: Sequence[Price]) -> None:
+    """A new price may begin where none is in force, or two cache lives from now. Raises ``BadCatalog``."""
+    versions = [
+        Version(p.id, p.effective_from, p.effective_to, rating.RateCard((), {}, 0))
+        for p in sorted(published, key=lambda p: p.effective_from)
+    ]
+    soonest = clock.now() + timedelta(seconds=2 * settings.CACHE_SECONDS)
+    if in_force(versions, price.effective_from) is not None and price.effective_from < soonest:
+        raise BadCatalog(f"{slug}: a price is in force at {price.effective_from}; a new one starts after {soonest}")
+
+
+def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a model. Raises ``BadCatalog``."""
+    try:
+        return {
+            "slug": _text(entry, "id"),
+            "name": _text(entry, "name"),
+            "vendor": _text(entry, "vendor"),
+            "brand": _text(entry, "brand"),
+            "provider": _text(entry, "provider"),
+            "owned_by": _text(entry, "owned_by"),
+            "kind": CatalogModel.Kind(entry.get("kind", "vendor_model")),
+            "categories": list(entry.get("categories", ())),
+            "capabilities": list(entry.get("capabilities", ())),
+            "aliases": list(entry.get("aliases", ())),
+            "context_window": entry.get("context_window"),
+            "max_output_tokens": entry.get("max_output_tokens"),
+            "max_stop_sequences": int(entry.get("max_stop_sequences", 4)),
+            "encoding": entry.get("encoding", "o200k_base"),
+            "released_at": clock.from_unix(int(entry["released_at"])),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadCatalog(f"{entry.get('id', 'a model without an id')}: {error!r}") from error
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    value = entry[name]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a non-empty string")
+    return value
+
+
+def _read_prices(entry: Mapping[str, Any], model: CatalogModel) -> list[Price]:
+    """Unsaved price rows of an entry. Raises ``BadCatalog``."""
+    prices = []
+    for told in entry.get("prices", ()):
+        try:
+            rating.read_card(told["rates"])
+            end = told.get("effective_to")
+            price = Price(
+                model=model,
+                effective_from=datetime.fromisoformat(told["effective_from"]),
+                effective_to=None if end is None else datetime.fromisoformat(end),
+                rates=told["rates"],
+                source=_text(told, "source"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadCatalog(f"{model.slug}: {error}") from error
+        if price.effective_from.tzinfo is None or (price.effective_to and price.effective_to <= price.effective_from):
+            raise BadCatalog(f"{model.slug}: a price needs a start with a zone, before its end")
+        prices.append(price)
+    return prices
+
+
+def offered() -> list[CatalogModel]:
+    """The models on offer, by id."""
+    return sorted(
+        (model for model in listing().models.values() if model.retired_at is None), key=lambda model: model.slug
+    )

@@ -1,0 +1,355 @@
+"""Events as gateways send them: bytes to typed structs, one verdict for each.
+
+One bad event never fails its batch: what is wrong with it is its own ``Rejection`` with the
+field named by index. Only a body that is not JSON at all, or too many events, fails as a whole
+(contract 16, decisions 14).
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import msgspec
+
+from core import errors, money, wire
+from metering import rating
+from metering.rating import COUNT_MAX, Counts
+
+FINGERPRINT_VERSION = b"\x01"
+NDJSON = "application/x-ndjson"
+CLOUDEVENT = "application/cloudevents+json"
+CLOUDEVENTS = "application/cloudevents-batch+json"
+MEDIA_TYPES = ("application/json", NDJSON, CLOUDEVENT, CLOUDEVENTS)
+PAIRS_MAX = 16
+SMALLINT_MAX = 32_767
+
+EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[!-~]+\Z")]
+Short = Annotated[str, msgspec.Meta(max_length=128)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Small = Annotated[int, msgspec.Meta(ge=0, le=SMALLINT_MAX)]
+Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Value = Annotated[str, msgspec.Meta(max_length=512)]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_pack = msgspec.msgpack.Encoder().encode
+_DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_PLACE = re.compile(r" - at `\$(.*)`$")
+_AT_MOST = re.compile(r"Expected `int` <= ([0-9]+)")
+_MISSING = re.compile(r"required field `(\w+)`")
+_PICO = Decimal(1).scaleb(-money.DECIMALS)
+
+
+class Event(Counts, kw_only=True):
+    """One finished request (contract 16.2). ``None`` for a count means it was not reported."""
+
+    event_id: EventId
+    model: Name
+    occurred_at: datetime
+    organization: str | None = None
+    api_key_id: str | None = None
+    end_user: Short | None = None
+    source: Literal["api_key", "product_call", "dev_tools"] = "api_key"
+    routed_model: Short | None = None
+    provider: Short | None = None
+    channel: Short | None = None
+    attempts: Small | None = None
+    endpoint: Short | None = None
+    stream: bool | None = None
+    status: Status | None = None
+    finish_reason: Short | None = None
+    outcome: Literal["completed", "client_aborted", "upstream_error"] = "completed"
+    ttft_ms: Milliseconds | None = None
+    latency_ms: Milliseconds | None = None
+    request_id: Short | None = None
+    service_tier: Short | None = None
+    provider_cost_usd: Decimal | None = None
+    authorization_id: Short | None = None
+    metadata: dict[Label, Value] | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Whether the request counts as usage; otherwise it is a failure kept at zero cost.
+
+        A 4xx is never billed and a 5xx only with output (decisions 15); a client that hung up
+        got what it got, whatever status its gateway wrote down.
+        """
+        if self.outcome == "client_aborted":
+            return True
+        status = self.status or 200
+        if 400 <= status < 500:
+            return False
+        failed = status >= 500 or self.outcome == "upstream_error"
+        return not failed or self.output_tokens > 0
+
+
+class Rejection(NamedTuple):
+    """Why an event was refused; ``error.param`` names the field by index."""
+
+    event_id: str | None
+    error: errors.ApiError
+
+
+class Body(NamedTuple):
+    """A decoded request: its events in order, each good or refused, and whether it was one bare event."""
+
+    items: Sequence[Event | Rejection]
+    single: bool
+
+
+class Limits(NamedTuple):
+    """What a request may hold, and the acceptance window around ``now``."""
+
+    events: int
+    now: datetime
+    age: timedelta
+    ahead: timedelta
+
+
+def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
+    """Events of a request body.
+
+    Raises ``InvalidJson``, ``InvalidType``, ``TooManyEvents`` or ``UnsupportedMediaType`` when
+    the body as a whole cannot be read.
+    """
+    if media_type == NDJSON:
+        lines = [line for line in raw.split(b"\n") if line.strip()]
+        _bound(len(lines), limits)
+        return Body([_line(line, index=index, limits=limits) for index, line in enumerate(lines)], single=False)
+    if media_type not in MEDIA_TYPES:
+        raise errors.UnsupportedMediaType(f"Events come as {', '.join(MEDIA_TYPES)}.")
+    try:
+        value = wire.decode(raw)
+    except wire.Malformed as error:
+        raise errors.InvalidJson(f"The body is not valid JSON: {error}.") from error
+    single = False
+    if media_type == CLOUDEVENTS or (media_type == "application/json" and type(value) is list):
+        found, place = value, "events[{}]"
+    elif media_type == "application/json" and type(value) is dict and "events" in value:
+        found, place = value["events"], "events[{}]"
+    else:
+        found, place, single = [value], "", True
+    if type(found) is not list:
+        raise errors.InvalidType("events must be an array.", param="events" if place.startswith("e") else None)
+    if single and type(value) is not dict:
+        raise errors.InvalidType('The body must be an event object, an array or {"events": [...]}.')
+    _bound(len(found), limits)
+    cloud = media_type in (CLOUDEVENT, CLOUDEVENTS)
+    # A NUL can only come in through its escape, so most bodies skip looking for it.
+    nul = b"\\u0000" in raw
+    return Body(
+        [
+            _read(item, place=place.format(index), limits=limits, cloud=cloud, nul=nul)
+            for index, item in enumerate(found)
+        ],
+        single=single,
+    )
+
+
+def _bound(count: int, limits: Limits) -> None:
+    if count > limits.events:
+        raise errors.TooManyEvents(f"A request holds at most {limits.events} events; this one has {count}.")
+    if count == 0:
+        raise errors.OutOfRange("A request holds at least one event.", param="events")
+
+
+def _line(line: bytes, *, index: int, limits: Limits) -> Event | Rejection:
+    place = f"events[{index}]"
+    try:
+        value = wire.decode(line)
+    except wire.Malformed as error:
+        return Rejection(None, errors.InvalidJson(f"{place} is not valid JSON: {error}.", param=place))
+    return _read(value, place=place, limits=limits, cloud=False, nul=b"\\u0000" in line)
+
+
+def _read(value: Any, *, place: str, limits: Limits, cloud: bool, nul: bool) -> Event | Rejection:
+    """One event, or why not."""
+    if type(value) is not dict:
+        return Rejection(None, errors.InvalidType(f"{place or 'The event'} must be an object.", param=place or None))
+    try:
+        if cloud:
+            value = _from_cloudevent(value)
+        event = _convert(value)
+        _check(event, limits)
+        if nul:
+            _refuse_nul({name: value[name] for name in Event.__struct_fields__ if name in value}, "")
+    except errors.ApiError as error:
+        shown = value.get("event_id")
+        if error.param:
+            error.param = f"{place}.{error.param}" if place else error.param
+        return Rejection(shown if type(shown) is str and len(shown) <= 128 else None, error)
+    return event
+
+
+_COUNTS = frozenset(Counts.__struct_fields__) - {"units", "service_tier", "batch"}
+
+
+def _convert(value: dict[str, Any]) -> Event:
+    """Types and ranges of one event. Raises an ``ApiError`` that names the field."""
+    if "occurred_at" not in value or value["occurred_at"] is None:
+        raise errors.MissingParameter("occurred_at is required.", param="occurred_at")
+    fields = {name: field for name, field in value.items() if field is not None}
+    fields["occurred_at"] = _instant(fields["occurred_at"])
+    cost = fields.get("provider_cost_usd")
+    if cost is not None:
+        fields["provider_cost_usd"] = _provider_cost(cost)
+    try:
+        event = msgspec.convert(fields, Event)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
+    missing = [name for name in ("input_tokens", "output_tokens") if name not in fields]
+    if missing and event.billed:
+        raise errors.MissingParameter(f"{missing[0]} is required.", param=missing[0])
+    return event
+
+
+def _check(event: Event, limits: Limits) -> None:
+    """What types cannot say: the acceptance window, parts within their wholes, sizes of maps."""
+    if event.occurred_at < limits.now - limits.age:
+        raise errors.OutOfRange(f"occurred_at lies more than {limits.age.days} days back.", param="occurred_at")
+    if event.occurred_at > limits.now + limits.ahead:
+        raise errors.OutOfRange(
+            f"occurred_at lies more than {int(limits.ahead.total_seconds())} seconds ahead.", param="occurred_at"
+        )
+    if len(event.units) > PAIRS_MAX:
+        raise errors.OutOfRange(f"units holds at most {PAIRS_MAX} names.", param="units")
+    if event.metadata and len(event.metadata) > PAIRS_MAX:
+        raise errors.OutOfRange(f"metadata holds at most {PAIRS_MAX} pairs.", param="metadata")
+    try:
+        rating.pools(event, reasoning_apart=True)
+    except rating.Inconsistent as error:
+        raise errors.InconsistentUsage(f"{str(error).capitalize()}.", param=error.param) from error
+
+
+def _instant(value: Any) -> datetime:
+    """An aware instant in UTC from Unix seconds or RFC 3339. Raises an ``ApiError``."""
+    try:
+        if type(value) is int:
+            return _EPOCH + timedelta(seconds=value)
+        if type(value) is Decimal:
+            micros = (value * 1_000_000).to_integral_value(rounding=ROUND_HALF_EVEN)
+            return _EPOCH + timedelta(microseconds=int(micros))
+        if type(value) is str and _RFC3339.fullmatch(value):
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (OverflowError, ArithmeticError) as error:
+        raise errors.OutOfRange("occurred_at is out of range.", param="occurred_at") from error
+    except ValueError as error:
+        raise _no_instant() from error
+    raise _no_instant()
+
+
+def _no_instant() -> errors.InvalidType:
+    return errors.InvalidType(
+        "occurred_at must be Unix seconds or an RFC 3339 time with its zone.", param="occurred_at"
+    )
+
+
+def _provider_cost(value: Any) -> Decimal:
+    """What the provider charged, to the pico-dollar; finer parts come from floats upstream and are rounded away."""
+    if type(value) in (int, Decimal) or (type(value) is str and _DECIMAL.fullmatch(value)):
+        amount = Decimal(value)
+        if 0 <= amount < money.USD_MAX:
+            return amount.quantize(_PICO, rounding=ROUND_HALF_EVEN)
+        raise errors.OutOfRange("provider_cost_usd is out of range.", param="provider_cost_usd")
+    raise errors.InvalidType("provider_cost_usd must be a decimal number or string.", param="provider_cost_usd")
+
+
+def _from_cloudevent(value: dict[str, Any]) -> dict[str, Any]:
+    """The event inside a CloudEvents 1.0 envelope. Raises an ``ApiError`` that names the attribute."""
+    if value.get("specversion") != "1.0":
+        raise errors.OutOfRange("specversion must be 1.0.", param="specversion")
+    for name in ("id", "source"):
+        if type(value.get(name)) is not str or not value[name]:
+            raise errors.MissingParameter(f"{name} must be a non-empty string.", param=name)
+    data = value.get("data")
+    if type(data) is not dict:
+        raise errors.InvalidType("data must be an object.", param="data")
+    # Unique is (source, id) together; the hash keeps it within an event id's 128 characters.
+    digest = hashlib.sha256(f"{value['source']}\n{value['id']}".encode()).hexdigest()
+    event = {**data, "event_id": f"ce_{digest}"}
+    if value.get("time") is not None:
+        event["occurred_at"] = value["time"]
+    if value.get("subject") is not None:
+        event["organization"] = value["subject"]
+    return event
+
+
+def _refuse_nul(value: Any, path: str) -> None:
+    """PostgreSQL's text holds no NUL. Raises ``OutOfRange`` that names the field."""
+    if type(value) is str:
+        if "\x00" in value:
+            raise errors.OutOfRange(f"{path} contains a NUL character.", param=path)
+    elif type(value) is dict:
+        for name, inner in value.items():
+            _refuse_nul(name, path or "event")
+            _refuse_nul(inner, f"{path}.{name}" if path else name)
+    elif type(value) is list:
+        for inner in value:
+            _refuse_nul(inner, path)
+
+
+def _phrase(hint: Any) -> str:
+    """What a field must be, in words, from its type."""
+    text = str(hint)
+    phrases = {
+        str(rating.Count): "an integer of at least 0",
+        str(Milliseconds): "an integer of at least 0",
+        str(Small): "an integer of at least 0",
+        str(Status): "an HTTP status from 100 to 599",
+        str(EventId): "a string of 1 to 128 visible ASCII characters",
+        str(Name): "a string of 1 to 128 characters",
+        str(Short): "a string of at most 128 characters",
+    }
+    for shape, words in phrases.items():
+        if text == shape or text.startswith(f"typing.Optional[{shape}"):
+            return words
+    if "Literal" in text:
+        options = next(part for part in (hint, *getattr(hint, "__args__", ())) if "Literal" in str(part))
+        return f"one of {', '.join(options.__args__)}"
+    if "dict" in text:
+        return "an object of counts" if "int" in text else "an object of short strings"
+    if "bool" in text:
+        return "true or false"
+    return "a string"
+
+
+_MUST_BE = {name: _phrase(hint) for name, hint in get_type_hints(Event, include_extras=True).items()}
+
+
+def _explain(message: str) -> errors.ApiError:
+    """A ``msgspec`` message as an error of ours: the field, what it must be, type or range."""
+    missing = _MISSING.search(message)
+    if missing:
+        return errors.MissingParameter(f"{missing[1]} is required.", param=missing[1])
+    place = _PLACE.search(message)
+    path = place[1].lstrip(".") if place else ""
+    field = re.split(r"[.\[]", path)[0]
+    wrong_type = message.startswith("Expected") and ", got" in message
+    family = errors.InvalidType if wrong_type else errors.OutOfRange
+    most = _AT_MOST.search(message)
+    if most:
+        return family(f"{field} must be at most {most[1]}.", param=field or None)
+    return family(f"{field} must be {_MUST_BE.get(field, 'valid')}.", param=field or None)
+
+
+def fingerprint(event: Event, *, organization: bytes, key: bytes | None) -> bytes:
+    """What makes two events the same story: SHA-256 over the billing fields (decisions 13).
+
+    Not in it: metadata, latency and routing, which a gateway may learn later.
+    """
+    told = (
+        organization, key, event.model, int((event.occurred_at - _EPOCH) / _MICROSECOND),
+        event.input_tokens, event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
+        event.output_tokens, event.reasoning_tokens, event.image_input_tokens, event.audio_input_tokens,
+        event.cached_image_tokens, event.cached_audio_tokens, event.image_output_tokens, event.audio_output_tokens,
+        sorted(event.units.items()), rating.ordinary(event.service_tier), event.batch, event.outcome, event.billed,
+    )  # fmt: skip
+    return hashlib.sha256(FINGERPRINT_VERSION + _pack(told)).digest()

@@ -1,0 +1,233 @@
+"""The tables of metering. Each is written by one module, named in its docstring."""
+
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from core.fields import IdField, UsdField
+from orgs.models import Organization
+
+
+class CatalogModel(models.Model):
+    """A model that customers can name: a vendor's, or a product of the platform's own routes.
+
+    Written by ``metering.catalog``. ``slug`` is the id on the wire.
+    """
+
+    class Kind(models.TextChoices):
+        VENDOR = "vendor_model"
+        SMART = "smart_route"
+        SYSTEM = "system_route"
+
+    id = IdField("model")
+    slug = models.TextField(unique=True)
+    name = models.TextField()
+    vendor = models.TextField(help_text="Who made it")
+    brand = models.TextField()
+    provider = models.TextField(help_text="Who serves it; the label of the catalog")
+    owned_by = models.TextField(help_text="The vendor as a slug")
+    kind = models.TextField(choices=Kind.choices, default=Kind.VENDOR)
+    categories = ArrayField(models.TextField(), default=list, blank=True)
+    capabilities = ArrayField(models.TextField(), default=list, blank=True)
+    aliases = ArrayField(models.TextField(), default=list, blank=True, help_text="Other ids that mean this model")
+    context_window = models.BigIntegerField(null=True, blank=True, help_text="Tokens")
+    max_output_tokens = models.BigIntegerField(null=True, blank=True)
+    max_stop_sequences = models.SmallIntegerField(default=4)
+    encoding = models.TextField(default="o200k_base", help_text="tiktoken's table for estimates")
+    released_at = models.DateTimeField()
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "model"
+        ordering = ("slug",)
+        verbose_name = "model"
+        constraints = (
+            models.CheckConstraint(name="model_slug_not_reserved", condition=~Q(slug="catalog") & ~Q(slug="")),
+        )
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Price(models.Model):
+    """A published price version of a model: in force from an instant until the next, for ever.
+
+    Written by ``metering.catalog``. Rows are appended; a trigger lets ``effective_to`` be set once
+    and refuses every other change, so a record's stored version re-derives its cost for ever.
+    """
+
+    id = IdField("price")
+    model = models.ForeignKey(CatalogModel, on_delete=models.PROTECT, related_name="+")
+    effective_from = models.DateTimeField()
+    effective_to = models.DateTimeField(null=True, blank=True)
+    rates: models.JSONField[Any, Any] = models.JSONField(help_text="The rate card (docs/adr/0005)")
+    source = models.TextField(help_text="Where the price was published")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "price"
+        ordering = ("model", "-effective_from")
+        constraints = (
+            models.UniqueConstraint(fields=("model", "effective_from"), name="price_once_per_start"),
+            models.CheckConstraint(
+                name="price_ends_after_start",
+                condition=Q(effective_to__isnull=True) | Q(effective_to__gt=F("effective_from")),
+            ),
+        )
+
+
+class Usage(models.Model):
+    """What usage records and request-log rows share: who, which request, how it went."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_constraint=False)
+    event_id = models.TextField()
+    occurred_at = models.DateTimeField()
+    recorded_at = models.DateTimeField()
+    api_key_id = models.UUIDField(null=True)
+    member_id = models.UUIDField(null=True)
+    project_id = models.UUIDField(null=True)
+    reported_by = models.UUIDField(null=True, help_text="The service key that posted the event")
+    end_user = models.TextField(null=True)
+    source = models.TextField()
+    model = models.TextField(help_text="The id asked for and billed")
+    routed_model = models.TextField(null=True)
+    provider = models.TextField(null=True)
+    channel = models.TextField(null=True)
+    attempts = models.SmallIntegerField(null=True)
+    endpoint = models.TextField(null=True)
+    stream = models.BooleanField(null=True)
+    status = models.SmallIntegerField(null=True)
+    finish_reason = models.TextField(null=True)
+    outcome = models.TextField()
+    ttft_ms = models.IntegerField(null=True)
+    latency_ms = models.IntegerField(null=True)
+    request_id = models.TextField(null=True)
+    provider_cost_usd = UsdField(null=True)
+    metadata: models.JSONField[Any, Any] = models.JSONField(null=True)
+
+    class Meta:
+        abstract = True
+
+
+class UsageRecord(Usage):
+    """One billed request, for ever: append-only, partitioned by month on its time-ordered id.
+
+    Written by ``metering.usage``. In the database the key is ``(organization_id, id)``; that is
+    also the only index and the listing's keyset. ``payer_id`` names whose wallet paid,
+    ``transfer_id`` the charge that this record is part of (null when it cost nothing).
+    """
+
+    id = IdField("usage")
+    payer_id = models.UUIDField()
+    transfer_id = models.UUIDField(null=True)
+    input_tokens = models.IntegerField()
+    cached_input_tokens = models.IntegerField()
+    cache_write_tokens = models.IntegerField()
+    cache_write_1h_tokens = models.IntegerField()
+    output_tokens = models.IntegerField()
+    reasoning_tokens = models.IntegerField()
+    image_input_tokens = models.IntegerField()
+    audio_input_tokens = models.IntegerField()
+    cached_image_tokens = models.IntegerField()
+    cached_audio_tokens = models.IntegerField()
+    image_output_tokens = models.IntegerField()
+    audio_output_tokens = models.IntegerField()
+    units: models.JSONField[Any, Any] = models.JSONField(null=True)
+    service_tier = models.TextField(null=True)
+    batch = models.BooleanField()
+    usage_source = models.TextField(help_text="provider, estimated or mixed")
+    cost_usd = UsdField()
+    price_id = models.UUIDField()
+    rule_id = models.UUIDField(null=True, help_text="The markup or contract rule applied to the price")
+    authorization_id = models.UUIDField(null=True)
+    corrects_id = models.UUIDField(null=True, help_text="The record that this one corrects")
+
+    class Meta:
+        db_table = "usage_record"
+        ordering = ("-id",)
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+class RequestLog(Usage):
+    """One failed request at no cost: 4xx, or 5xx without output. Append-only, by month.
+
+    Written by ``metering.usage``; ``GET /v1/usage`` does not list it.
+    """
+
+    id = IdField("log")
+    input_tokens = models.IntegerField()
+    output_tokens = models.IntegerField()
+
+    class Meta:
+        db_table = "request_log"
+        ordering = ("-id",)
+        verbose_name = "failed request"
+
+
+class UsageClaim(models.Model):
+    """The right to an event id, taken in the transaction that charges it.
+
+    Written by ``metering.usage``. Hash-partitioned by organization and never by time: a resent
+    event meets its claim whatever midnight lies between. It keeps what the first answer said, so
+    it answers after the record's month was detached.
+    """
+
+    class State(models.TextChoices):
+        RECORDED = "recorded"
+        QUARANTINED = "quarantined"
+        LOGGED = "logged"
+
+    pk = models.CompositePrimaryKey("organization_id", "event_id")
+    organization_id = models.UUIDField()
+    event_id = models.TextField()
+    state = models.TextField(choices=State.choices)
+    record_id = models.UUIDField(help_text="Of the record, the quarantine row or the log row")
+    cost_usd = UsdField()
+    fingerprint = models.BinaryField()
+    occurred_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "usage_claim"
+
+
+class Quarantine(models.Model):
+    """A valid event that could not be charged: unpriced, or nobody known to charge. Nothing is lost.
+
+    Written by ``metering.quarantine``. ``scope`` is the organization's id, or what the event
+    named where that is unknown; with the event id it makes the row unique.
+    """
+
+    class Reason(models.TextChoices):
+        UNPRICED = "unpriced"
+        UNKNOWN_MODEL = "unknown_model"
+        UNKNOWN_ORGANIZATION = "unknown_organization"
+        UNKNOWN_KEY = "unknown_key"
+        NOT_A_MEMBER = "not_a_member"
+
+    id = IdField("quar")
+    organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="+")
+    scope = models.TextField()
+    event_id = models.TextField()
+    reason = models.TextField(choices=Reason.choices)
+    detail = models.TextField()
+    model = models.TextField()
+    occurred_at = models.DateTimeField()
+    recorded_at = models.DateTimeField()
+    reported_by = models.UUIDField(null=True)
+    fingerprint = models.BinaryField()
+    event: models.JSONField[Any, Any] = models.JSONField(help_text="The event's billing fields, no text")
+    resolved_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "quarantine"
+        ordering = ("-id",)
+        verbose_name = "quarantined event"
+        constraints = (models.UniqueConstraint(fields=("scope", "event_id"), name="quarantine_once"),)
+        indexes = (models.Index(fields=("model", "id"), condition=Q(resolved_at__isnull=True), name="quarantine_open"),)

@@ -1,0 +1,315 @@
+"""Rating: token pools × rates. Pure arithmetic, exact, no rounding.
+
+A rate has at most 6 decimals per 1,000,000 tokens, so per token it is a whole number of
+pico-dollars: ``0.27`` USD per 1M is 270,000 pico-dollars a token. A cost is then a sum of
+products of integers.
+
+The pools are exclusive and add up to the reported totals (contract 16.2, decisions 5):
+
+* input = uncached text + cached text + cache writes (short, one-hour) + image + audio,
+  where cached image and audio are their own pools and part of both the cached and the modality's count;
+* output = text + image + audio, and reasoning where a card prices it apart.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, time
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from core import money
+
+COUNT_MAX = 2_147_483_647
+RATE_DECIMALS = 6
+# What vendors call their ordinary tier: billed by the card's entry without a tier.
+ORDINARY_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+
+
+class Inconsistent(ValueError):
+    """Parts exceed their whole; ``param`` is the count to blame."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Unpriced(Exception):
+    """The card has no rate for something the request used. Free is a rate of 0; this is not free."""
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """What a request used, as billing reads it. Parts are part of ``input_tokens`` or ``output_tokens``."""
+
+    input_tokens: Count = 0
+    cached_input_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
+    output_tokens: Count = 0
+    reasoning_tokens: Count = 0
+    image_input_tokens: Count = 0
+    audio_input_tokens: Count = 0
+    cached_image_tokens: Count = 0
+    cached_audio_tokens: Count = 0
+    image_output_tokens: Count = 0
+    audio_output_tokens: Count = 0
+    units: dict[str, Count] = {}
+    service_tier: str | None = None
+    batch: bool = False
+
+
+class Pools(NamedTuple):
+    """Exclusive token counts, in the order of ``Rates``."""
+
+    input: int
+    cached_input: int
+    cache_write: int
+    cache_write_1h: int
+    image_input: int
+    audio_input: int
+    cached_image_input: int
+    cached_audio_input: int
+    output: int
+    reasoning: int
+    image_output: int
+    audio_output: int
+
+
+class Rates(NamedTuple):
+    """Pico-dollars a token for each pool; ``None`` where the card prices no such use."""
+
+    input: int | None
+    cached_input: int | None
+    cache_write: int | None
+    cache_write_1h: int | None
+    image_input: int | None
+    audio_input: int | None
+    cached_image_input: int | None
+    cached_audio_input: int | None
+    output: int | None
+    reasoning: int | None
+    image_output: int | None
+    audio_output: int | None
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A stretch of the day on some weekdays of a zone: start inclusive, end exclusive, may cross midnight.
+
+    A window that crosses midnight belongs to the weekday on which it starts.
+    """
+
+    zone: str
+    days: tuple[int, ...]
+    start: time
+    end: time
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the aware instant lies in the window."""
+        local = at.astimezone(ZoneInfo(self.zone))
+        clock, day = local.time(), local.weekday()
+        if self.start < self.end:
+            return day in self.days and self.start <= clock < self.end
+        if clock >= self.start:
+            return day in self.days
+        return clock < self.end and (day - 1) % 7 in self.days
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """Complete rates and the conditions under which they hold."""
+
+    rates: Rates
+    reasoning_apart: bool
+    service_tier: str | None
+    batch: bool
+    above_input_tokens: int
+    windows: tuple[Window, ...]
+
+
+class RateCard(msgspec.Struct, frozen=True):
+    """One published price version: terms, the most specific first, and fees by use."""
+
+    terms: tuple[Terms, ...]
+    units: Mapping[str, int]
+    request: int
+
+
+class Rated(NamedTuple):
+    """A cost and the entry of the card that gave it."""
+
+    cost_pico: int
+    terms: Terms
+
+
+def pools(counts: Counts, *, reasoning_apart: bool = False) -> Pools:
+    """Split the reported counts into exclusive pools. Raises ``Inconsistent``."""
+    cached_text = counts.cached_input_tokens - counts.cached_image_tokens - counts.cached_audio_tokens
+    if cached_text < 0:
+        raise Inconsistent("cached_input_tokens", "cached image and audio tokens exceed cached_input_tokens")
+    image = counts.image_input_tokens - counts.cached_image_tokens
+    if image < 0:
+        raise Inconsistent("cached_image_tokens", "cached_image_tokens exceed image_input_tokens")
+    audio = counts.audio_input_tokens - counts.cached_audio_tokens
+    if audio < 0:
+        raise Inconsistent("cached_audio_tokens", "cached_audio_tokens exceed audio_input_tokens")
+    written = counts.cache_write_tokens + counts.cache_write_1h_tokens
+    uncached = counts.input_tokens - counts.cached_input_tokens - written - image - audio
+    if uncached < 0:
+        raise Inconsistent("input_tokens", "the parts of the input exceed input_tokens")
+    text = counts.output_tokens - counts.image_output_tokens - counts.audio_output_tokens
+    if text < 0:
+        raise Inconsistent("output_tokens", "image and audio output exceed output_tokens")
+    if counts.reasoning_tokens > text:
+        raise Inconsistent("reasoning_tokens", "reasoning_tokens exceed the text part of output_tokens")
+    reasoning = counts.reasoning_tokens if reasoning_apart else 0
+    return Pools(
+        uncached, cached_text, counts.cache_write_tokens, counts.cache_write_1h_tokens,
+        image, audio, counts.cached_image_tokens, counts.cached_audio_tokens,
+        text - reasoning, reasoning, counts.image_output_tokens, counts.audio_output_tokens,
+    )  # fmt: skip
+
+
+def choose(card: RateCard, counts: Counts, at: datetime) -> Terms:
+    """The entry for the served tier, batch, total input and instant. Raises ``Unpriced``.
+
+    Tier and batch must match exactly; a long-context threshold is exceeded, not reached, and
+    counts the whole input with cache.
+    """
+    tier = ordinary(counts.service_tier)
+    for terms in card.terms:
+        if (
+            terms.service_tier == tier
+            and terms.batch == counts.batch
+            and (not terms.above_input_tokens or counts.input_tokens > terms.above_input_tokens)
+            and (not terms.windows or any(window.holds(at) for window in terms.windows))
+        ):
+            return terms
+    raise Unpriced(f"no rates for service tier {tier or 'default'}{', batch' if counts.batch else ''}")
+
+
+def ordinary(tier: str | None) -> str | None:
+    """The tier as cards name it: ``None`` for every spelling of the ordinary one."""
+    return None if tier is None or tier in ORDINARY_TIERS else tier
+
+
+def is_base(terms: Terms) -> bool:
+    """Whether an entry holds without conditions: the ordinary rates."""
+    return terms.service_tier is None and not (terms.batch or terms.above_input_tokens or terms.windows)
+
+
+def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
+    """The exact cost of a request that was accepted at ``at``.
+
+    Raises ``Inconsistent`` if the counts contradict each other, ``Unpriced`` if something used
+    has no rate.
+    """
+    terms = choose(card, counts, at)
+    cost = card.request
+    for name, tokens, price in zip(
+        Pools._fields, pools(counts, reasoning_apart=terms.reasoning_apart), terms.rates, strict=True
+    ):
+        if tokens:
+            if price is None:
+                raise Unpriced(f"no rate for {name} tokens")
+            cost += tokens * price
+    for name, uses in counts.units.items():
+        if uses:
+            if name not in card.units:
+                raise Unpriced(f"no rate for {name}")
+            cost += uses * card.units[name]
+    return Rated(cost, terms)
+
+
+def read_card(document: Mapping[str, Any]) -> RateCard:
+    """A rate card from its published document. Raises ``ValueError`` that says what is wrong where."""
+    entries = document.get("terms")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("terms: at least one entry is needed")
+    terms = [_read_terms(entry, place=f"terms[{index}]") for index, entry in enumerate(entries)]
+    if len({(t.service_tier, t.batch, t.above_input_tokens, t.windows) for t in terms}) != len(terms):
+        raise ValueError("terms: two entries hold under the same conditions")
+    if not any(map(is_base, terms)):
+        raise ValueError("terms: one entry without conditions is needed")
+    terms.sort(key=lambda t: (t.above_input_tokens, bool(t.windows)), reverse=True)
+    units = {
+        name: _usd(value, place=f"units.{name}", decimals=money.DECIMALS)
+        for name, value in (document.get("units") or {}).items()
+    }
+    request = _usd(document.get("request") or "0", place="request", decimals=money.DECIMALS)
+    unknown = set(document) - {"terms", "units", "request"}
+    if unknown:
+        raise ValueError(f"unknown parts: {', '.join(sorted(unknown))}")
+    return RateCard(terms=tuple(terms), units=units, request=request)
+
+
+def _usd(value: object, *, place: str, decimals: int) -> int:
+    """Pico-dollars of a decimal string of dollars. Raises ``ValueError`` with the place."""
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: a rate is a decimal string, not {type(value).__name__}")
+    try:
+        amount = money.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if amount < 0:
+        raise ValueError(f"{place}: {value} is negative")
+    if amount.normalize().as_tuple().exponent < -decimals:  # type: ignore[operator]
+        raise ValueError(f"{place}: {value} has more than {decimals} decimals")
+    return money.to_pico(amount)
+
+
+def _read_terms(entry: object, *, place: str) -> Terms:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("rates"), Mapping):
+        raise ValueError(f"{place}: needs rates")
+    when, rates = entry.get("when") or {}, entry["rates"]
+    unknown = (set(entry) - {"when", "rates"}) | (set(rates) - set(Rates._fields))
+    unknown |= set(when) - {"service_tier", "batch", "above_input_tokens", "windows"}
+    if unknown:
+        raise ValueError(f"{place}: unknown parts: {', '.join(sorted(unknown))}")
+    if "input" not in rates:
+        raise ValueError(f"{place}: an input rate is needed; free is 0")
+    read: dict[str, int | None] = {
+        name: per_token(rates[name], place=f"{place}.rates.{name}") if name in rates else None for name in Rates._fields
+    }
+    # A vendor that names no cache rate charges cache traffic as input (decisions 5).
+    for cached, plain in (
+        ("cached_input", "input"), ("cache_write", "input"), ("cache_write_1h", "cache_write"),
+        ("cached_image_input", "image_input"), ("cached_audio_input", "audio_input"),
+    ):  # fmt: skip
+        if read[cached] is None:
+            read[cached] = read[plain]
+    threshold = when.get("above_input_tokens", 0)
+    if type(threshold) is not int or threshold < 0:
+        raise ValueError(f"{place}.when.above_input_tokens: a whole number of tokens is needed")
+    return Terms(
+        rates=Rates(**read),
+        reasoning_apart=read["reasoning"] is not None,
+        service_tier=ordinary(when.get("service_tier")),
+        batch=bool(when.get("batch", False)),
+        above_input_tokens=threshold,
+        windows=tuple(_read_window(window, place=f"{place}.when.windows") for window in when.get("windows", ())),
+    )
+
+
+def per_token(rate: object, *, place: str = "rate") -> int:
+    """Pico-dollars a token of a rate in USD per 1,000,000 tokens, at most 6 decimals. Raises ``ValueError``."""
+    # USD × 10¹² per 10⁶ tokens: dividing the pico-dollars by a million leaves a whole number.
+    return _usd(rate, place=place, decimals=RATE_DECIMALS) // 1_000_000
+
+
+def per_million(pico: int) -> Decimal:
+    """USD per 1,000,000 tokens of a rate in pico-dollars a token."""
+    return money.from_pico(pico * 1_000_000)
+
+
+def _read_window(window: Any, *, place: str) -> Window:
+    try:
+        hours = {name: time.fromisoformat(window[name]) for name in ("start", "end")}  # HH:MM
+        read = msgspec.convert({**window, **hours}, Window)
+        ZoneInfo(read.zone)
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
+    if read.start == read.end or not read.days or not set(read.days) <= set(range(7)):
+        raise ValueError(f"{place}: a window needs days from 0 (Monday) to 6 and two different times")
+    return read

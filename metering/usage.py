@@ -1,0 +1,254 @@
+"""Usage: claims, records and the log of failed requests. The only module that writes these tables.
+
+The writing verbs run inside the caller's transaction, which also moves the money; nothing here
+commits. Ids carry the database's clock at the start of that transaction (decisions 20).
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
+from psycopg.types.json import Jsonb
+
+from core import clock, errors, ids, wire
+from core.bulk import copy_rows
+from core.transactions import UNIQUE_VIOLATION, sqlstate
+from metering.attribution import Attributed
+from metering.models import UsageRecord
+
+PROVIDER = "provider"
+# Older than this every writing transaction has ended (they are bounded to 30 s), so what is
+# there is all there will be (decisions 20).
+FINAL_AFTER = timedelta(seconds=60)
+
+
+class Claim(NamedTuple):
+    """The right to an event id, with what its first answer said."""
+
+    organization_id: UUID
+    event_id: str
+    state: str
+    record_id: UUID
+    cost_usd: Decimal
+    fingerprint: bytes
+    occurred_at: datetime
+
+
+class Charged(NamedTuple):
+    """An attributed event with its price: a usage record about to be written."""
+
+    id: UUID
+    item: Attributed
+    model: str
+    cost_usd: Decimal
+    price_id: UUID
+    transfer_id: UUID | None
+
+
+class Failed(NamedTuple):
+    """An attributed event that failed without output: a row of the request log."""
+
+    id: UUID
+    item: Attributed
+    model: str
+
+
+def started_at() -> datetime:
+    """The database's clock at the start of the transaction we are in."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        at: datetime = cursor.fetchone()[0]
+        return at
+
+
+_CLAIM = """
+    INSERT INTO usage_claim (organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at)
+    SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::numeric[], %s::bytea[], %s::timestamptz[])
+        AS claim (organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at)
+    ON CONFLICT (organization_id, event_id) DO NOTHING
+    RETURNING organization_id, event_id
+"""
+
+
+def claim(claims: Sequence[Claim]) -> set[tuple[UUID, str]]:
+    """Take event ids; the keys that were free. A rival's open claim is waited for.
+
+    Nearly every batch is new as a whole, so it is copied in; one that meets a standing claim is
+    taken back and asks event by event. Sorted, so two batches that overlap in any order wait for
+    each other instead of deadlocking.
+    """
+    assert connection.in_atomic_block
+    if not claims:
+        return set()
+    ordered = sorted(claims, key=_claim_key)
+    try:
+        with transaction.atomic():
+            copy_rows("usage_claim", CLAIM, ordered)
+    except IntegrityError as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
+    else:
+        return {_claim_key(one) for one in ordered}
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, [list(column) for column in zip(*ordered, strict=True)])
+        return set(cursor.fetchall())
+
+
+def _claim_key(one: Claim) -> tuple[UUID, str]:
+    return (one.organization_id, one.event_id)
+
+
+def claims_of(keys: Iterable[tuple[UUID, str]]) -> dict[tuple[UUID, str], Claim]:
+    """The standing claims of these keys."""
+    wanted = list(keys)
+    if not wanted:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.organization_id, c.event_id, c.state, c.record_id, c.cost_usd, c.fingerprint, c.occurred_at"
+            " FROM usage_claim c JOIN unnest(%s::uuid[], %s::text[]) AS wanted (organization_id, event_id)"
+            " ON c.organization_id = wanted.organization_id AND c.event_id = wanted.event_id",
+            [[key[0] for key in wanted], [key[1] for key in wanted]],
+        )
+        found = [Claim(*row)._replace(fingerprint=bytes(row[5])) for row in cursor.fetchall()]
+    return {(one.organization_id, one.event_id): one for one in found}
+
+
+# The columns of each table's COPY, with their types.
+_SHARED = {
+    "organization_id": "uuid", "id": "uuid", "event_id": "text", "occurred_at": "timestamptz",
+    "recorded_at": "timestamptz", "api_key_id": "uuid", "member_id": "uuid", "project_id": "uuid",
+    "reported_by": "uuid", "end_user": "text", "source": "text", "model": "text", "routed_model": "text",
+    "provider": "text", "channel": "text", "attempts": "int2", "endpoint": "text", "stream": "bool",
+    "status": "int2", "finish_reason": "text", "outcome": "text", "ttft_ms": "int4", "latency_ms": "int4",
+    "request_id": "text", "provider_cost_usd": "numeric", "metadata": "jsonb", "input_tokens": "int4",
+    "output_tokens": "int4",
+}  # fmt: skip
+RECORD = _SHARED | {
+    "payer_id": "uuid", "transfer_id": "uuid", "cached_input_tokens": "int4", "cache_write_tokens": "int4",
+    "cache_write_1h_tokens": "int4", "reasoning_tokens": "int4", "image_input_tokens": "int4",
+    "audio_input_tokens": "int4", "cached_image_tokens": "int4", "cached_audio_tokens": "int4",
+    "image_output_tokens": "int4", "audio_output_tokens": "int4", "units": "jsonb", "service_tier": "text",
+    "batch": "bool", "usage_source": "text", "cost_usd": "numeric", "price_id": "uuid",
+}  # fmt: skip
+
+CLAIM = {
+    "organization_id": "uuid", "event_id": "text", "state": "text", "record_id": "uuid", "cost_usd": "numeric",
+    "fingerprint": "bytea", "occurred_at": "timestamptz",
+}  # fmt: skip
+
+
+def write(records: Iterable[Charged], *, at: datetime, reported_by: UUID | None) -> None:
+    """Append usage records by binary ``COPY``."""
+    copy_rows("usage_record", RECORD, (record_row(record, at=at, reported_by=reported_by) for record in records))
+
+
+def write_failures(failures: Iterable[Failed], *, at: datetime, reported_by: UUID | None) -> None:
+    """Append rows to the log of failed requests by binary ``COPY``."""
+    copy_rows(
+        "request_log",
+        _SHARED,
+        (_shared_row(failure.item, failure.id, failure.model, at=at, reported_by=reported_by) for failure in failures),
+    )
+
+
+def _shared_row(
+    item: Attributed, record_id: UUID, model: str, *, at: datetime, reported_by: UUID | None
+) -> tuple[Any, ...]:
+    """Values in the order of ``_SHARED``."""
+    event = item.event
+    return (
+        item.organization_id, record_id, event.event_id, event.occurred_at,
+        at, item.api_key_id, item.member_id, item.project_id,
+        reported_by, event.end_user, event.source, model, event.routed_model,
+        event.provider, event.channel, event.attempts, event.endpoint, event.stream,
+        event.status, event.finish_reason, event.outcome, event.ttft_ms, event.latency_ms,
+        event.request_id, event.provider_cost_usd, _json(event.metadata), event.input_tokens,
+        event.output_tokens,
+    )  # fmt: skip
+
+
+def record_row(record: Charged, *, at: datetime, reported_by: UUID | None) -> tuple[Any, ...]:
+    """Values of a usage record in the order of its ``COPY``."""
+    item, event = record.item, record.item.event
+    return (
+        *_shared_row(item, record.id, record.model, at=at, reported_by=reported_by),
+        item.payer_id, record.transfer_id, event.cached_input_tokens, event.cache_write_tokens,
+        event.cache_write_1h_tokens, event.reasoning_tokens, event.image_input_tokens,
+        event.audio_input_tokens, event.cached_image_tokens, event.cached_audio_tokens,
+        event.image_output_tokens, event.audio_output_tokens, _json(event.units or None), event.service_tier,
+        event.batch, PROVIDER, record.cost_usd, record.price_id,
+    )  # fmt: skip
+
+
+def _json(value: object) -> Jsonb | None:
+    return None if value is None else Jsonb(value, dumps=wire.encode)
+
+
+def for_caller(organization_id: UUID, *, member_id: UUID | None) -> QuerySet[UsageRecord]:
+    """What a caller may see: the organization's records, or only one member's."""
+    records = UsageRecord.objects.filter(organization_id=organization_id)
+    return records if member_id is None else records.filter(member_id=member_id)
+
+
+class Page(NamedTuple):
+    """A page of records, and whether more follow."""
+
+    records: list[UsageRecord]
+    has_more: bool
+
+
+def page(
+    matching: QuerySet[UsageRecord], *, scope: QuerySet[UsageRecord], limit: int, after: str | None, ascending: bool
+) -> Page:
+    """The next ``limit`` records beyond the one named ``after``, by id.
+
+    ``scope`` is everything the caller may see; the cursor must be in it but need not match the
+    filters. Raises ``InvalidCursor``.
+    """
+    if after is not None:
+        cursor = find(scope, after)
+        if cursor is None:
+            raise errors.InvalidCursor(param="after")
+        matching = matching.filter(id__gt=cursor.id) if ascending else matching.filter(id__lt=cursor.id)
+    found = list(matching.order_by("id" if ascending else "-id")[: limit + 1])
+    return Page(found[:limit], len(found) > limit)
+
+
+def find(scope: QuerySet[UsageRecord], shown: str) -> UsageRecord | None:
+    """The record with that id on the wire, if it is in ``scope``."""
+    try:
+        return scope.filter(id=ids.read("usage", shown)).first()
+    except ValueError:
+        return None
+
+
+def final_until() -> datetime:
+    """The instant up to which no further record can appear."""
+    return clock.now() - FINAL_AFTER
+
+
+def created_from(records: QuerySet[UsageRecord], at: datetime) -> QuerySet[UsageRecord]:
+    """Records made at or after ``at``: by id, which carries the same instant and prunes partitions."""
+    return records.filter(id__gte=ids.floor(at))
+
+
+def created_before(records: QuerySet[UsageRecord], at: datetime) -> QuerySet[UsageRecord]:
+    """Records made before ``at``."""
+    return records.filter(id__lt=ids.floor(at))
+
+
+def spent_by_key(organization_id: UUID, key_id: UUID, *, since: Sequence[datetime]) -> dict[datetime, Decimal]:
+    """What a key's requests cost since each of these instants. One pass from the earliest."""
+    sums: dict[str, Any] = {
+        f"since_{place}": Coalesce(Sum("cost_usd", filter=Q(id__gte=ids.floor(at))), Decimal(0))
+        for place, at in enumerate(since)
+    }
+    records = UsageRecord.objects.filter(organization_id=organization_id, api_key_id=key_id)
+    found = created_from(records, min(since)).aggregate(**sums)
+    return {at: found[f"since_{place}"] for place, at in enumerate(since)}

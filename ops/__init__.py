@@ -1,0 +1,1 @@
+"""Machinery: what keeps the house running and is nobody's business noun."""

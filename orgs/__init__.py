@@ -1,0 +1,1 @@
+"""Who: organizations, their members and roles, API keys, authentication, permissions, the audit trail."""

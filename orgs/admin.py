@@ -1,0 +1,253 @@
+"""The desk's pages of who."""
+
+from typing import Any, cast
+
+from django import forms
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest
+
+from core import clock
+from core.admin import BooksAdmin, ReadInline, VerbAdmin, for_each
+from orgs import audit, keys, members, organizations, permissions
+from orgs.audit import Actor
+from orgs.models import ApiKey, AuditEntry, Member, Organization, Project, Role, User
+
+
+def actor(request: HttpRequest) -> Actor:
+    """The person at the desk."""
+    return audit.user(cast(User, request.user))
+
+
+class NewPersonForm(AdminUserCreationForm[User]):
+    """A new person's address and password."""
+
+    class Meta:
+        model = User
+        fields = ("email",)
+
+    def clean_email(self) -> str:
+        """In lower case, so that the form itself finds a person who is there already."""
+        return str(self.cleaned_data["email"]).lower()
+
+
+class PersonForm(UserChangeForm[User]):
+    """A person's fields."""
+
+    class Meta:
+        model = User
+        fields = "__all__"
+        field_classes: dict[str, Any] = {}
+
+    def clean_email(self) -> str:
+        """In lower case."""
+        return str(self.cleaned_data["email"]).lower()
+
+
+@admin.register(User)
+class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
+    """People: customers and staff."""
+
+    add_form = NewPersonForm
+    form = PersonForm
+    list_display = ("email", "first_name", "last_name", "is_active", "is_staff", "last_login")
+    list_filter = ("is_staff", "is_superuser", "is_active")
+    search_fields = ("=email",)
+    readonly_fields = ("last_login", "date_joined")
+    fieldsets = (
+        (None, {"fields": ("email", "password", "first_name", "last_name")}),
+        ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "usable_password", "password1", "password2")}),)
+
+    def keep(self, request: HttpRequest, row: User, *, form: ModelForm[User], new: bool) -> User:
+        """Store the person; one made inactive loses their keys at once."""
+        return organizations.keep_user(row, by=actor(request), changed=form.changed_data, new=new)
+
+
+class MembersInline(ReadInline):
+    """Who belongs to an organization."""
+
+    model = Member
+    fields = ("user", "role", "created_at", "removed_at")
+    readonly_fields = fields
+    ordering = ("removed_at", "-id")
+    verbose_name_plural = "members"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """With people and roles, in one query."""
+        return super().get_queryset(request).select_related("user", "role", "organization")
+
+
+class KeysInline(ReadInline):
+    """An organization's keys."""
+
+    model = ApiKey
+    fields = ("name", "kind", "last_four", "status", "expires_at", "created_at")
+    readonly_fields = fields
+    ordering = ("-id",)
+    verbose_name_plural = "keys"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Without the digest."""
+        return super().get_queryset(request).defer("digest").select_related("organization")
+
+    @admin.display
+    def status(self, row: ApiKey) -> str:
+        """Whether it works."""
+        return key_status(row)
+
+
+@admin.register(Organization)
+class OrganizationAdmin(BooksAdmin[Organization]):
+    """Organizations with their members and keys."""
+
+    list_display = ("slug", "name", "time_zone", "personal_of", "created_at", "closed_at")
+    list_filter = (("personal_of", admin.EmptyFieldListFilter), ("closed_at", admin.EmptyFieldListFilter))
+    list_select_related = ("personal_of",)
+    search_fields = ("=slug", "=name", "=personal_of__email")
+    fields = ("shown_id", "slug", "name", "time_zone", "personal_of", "created_at", "closed_at")
+    readonly_fields = fields
+    inlines = (MembersInline, KeysInline)
+
+
+@admin.register(Member)
+class MemberAdmin(VerbAdmin[Member]):
+    """Memberships. Leaving is an action; the row stays."""
+
+    list_display = ("shown_id", "organization", "user", "role", "created_at", "removed_at")
+    list_filter = (("removed_at", admin.EmptyFieldListFilter),)
+    list_select_related = ("organization", "user", "role")
+    search_fields = ("=organization__slug", "=user__email")
+    fields = ("organization", "user", "role", "created_at", "removed_at")
+    autocomplete_fields = ("organization", "user")
+    actions = ("remove",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Member | None = None) -> tuple[str, ...]:
+        """Once made, only the role of a membership can change."""
+        return ("created_at", "removed_at") if obj is None else ("organization", "user", "created_at", "removed_at")
+
+    def has_change_permission(self, request: HttpRequest, obj: Member | None = None) -> bool:
+        """An ended membership is history."""
+        return (obj is None or obj.removed_at is None) and super().has_change_permission(request, obj)
+
+    def keep(self, request: HttpRequest, row: Member, *, form: ModelForm[Member], new: bool) -> Member:
+        """Add a member or change a role."""
+        by, role = actor(request), row.role.name
+        if new:
+            return members.add(organization=row.organization, user=row.user, role=role, by=by)
+        return members.change_role(organization=row.organization, member_id=row.pk, role=role, by=by)
+
+    @admin.action(description="Remove from the organization", permissions=["change"])
+    def remove(self, request: HttpRequest, queryset: QuerySet[Member]) -> None:
+        """End the chosen memberships."""
+        by = actor(request)
+        for_each(
+            self, request, queryset, lambda row: members.remove(organization=row.organization, member_id=row.pk, by=by)
+        )
+
+
+class RoleForm(forms.ModelForm[Role]):
+    """A role is a choice among the permissions that exist."""
+
+    permissions = forms.MultipleChoiceField(
+        choices=[(each, each) for each in sorted(permissions.ALL)], widget=forms.CheckboxSelectMultiple, required=False
+    )
+
+    class Meta:
+        model = Role
+        fields = ("name", "permissions")
+
+
+@admin.register(Role)
+class RoleAdmin(VerbAdmin[Role]):
+    """Roles: the five that every installation has, and others."""
+
+    form = RoleForm
+    list_display = ("name", "permissions")
+    ordering = ("name",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Role | None = None) -> tuple[str, ...]:
+        """A role keeps its name: memberships point at it."""
+        return () if obj is None else ("name",)
+
+    def keep(self, request: HttpRequest, row: Role, *, form: ModelForm[Role], new: bool) -> Role:
+        """Make a role or replace its permissions."""
+        return members.define_role(name=row.name, granted=row.permissions, by=actor(request))
+
+
+@admin.register(Project)
+class ProjectAdmin(BooksAdmin[Project]):
+    """Parts of organizations."""
+
+    list_display = ("name", "organization", "created_at", "archived_at")
+    list_select_related = ("organization",)
+    search_fields = ("=name", "=organization__slug")
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(BooksAdmin[ApiKey]):
+    """Keys: everything but what they are made of."""
+
+    list_display = ("shown_id", "name", "kind", "organization", "user", "last_four", "status", "created_at")
+    list_filter = ("kind", ("revoked_at", admin.EmptyFieldListFilter))
+    list_select_related = ("organization", "user")
+    search_fields = ("=last_four", "=name", "=organization__slug", "=user__email")
+    fields = (
+        *("shown_id", "name", "kind", "organization", "user", "project", "last_four", "status"),
+        *("scopes", "allowed_models", "cidrs", "organizations", "trust_client_header"),
+        *("expires_at", "revoked_at", "deleted_at", "created_by", "created_at"),
+    )
+    readonly_fields = fields
+    actions = ("revoke",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        """Without the digest."""
+        return super().get_queryset(request).defer("digest")
+
+    @admin.display
+    def status(self, row: ApiKey) -> str:
+        """Whether it works."""
+        return key_status(row)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Who may change keys may stop them."""
+        return cast(User, request.user).has_perm("orgs.change_apikey")
+
+    @admin.action(description="Revoke for good", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        """Stop the chosen keys."""
+        by = actor(request)
+        for_each(self, request, queryset, lambda row: keys.revoke(key_id=row.pk, by=by))
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(BooksAdmin[AuditEntry]):
+    """Who did what."""
+
+    list_display = ("at", "organization", "actor_kind", "actor_label", "verb", "subject_id")
+    list_select_related = ("organization",)
+    search_fields = ("=subject_id",)
+    search_help_text = "The id of what was changed (key_…, mem_…, org_…) or an organization's slug."
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[AuditEntry], search_term: str
+    ) -> tuple[QuerySet[AuditEntry], bool]:
+        """By slug or by subject, each through its index."""
+        organization = Organization.objects.filter(slug=search_term.strip().lower()).first()
+        if organization is not None:
+            return queryset.filter(organization_id=organization.pk), False
+        return super().get_search_results(request, queryset, search_term)
+
+
+def key_status(row: ApiKey) -> str:
+    """A key's state in one word."""
+    if row.deleted_at is not None:
+        return "deleted"
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= clock.now() else "active"

@@ -1,0 +1,171 @@
+"""People and organizations. The only module that writes ``User`` and ``Organization``."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+from zoneinfo import available_timezones
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+
+from core import ids
+from core.errors import Conflict, OutOfRange
+from orgs import audit, caches, members
+from orgs.audit import Actor
+from orgs.models import SLUG_PATTERN, Organization, User
+
+PERSONAL_PREFIX = "personal-"
+NAME_LENGTH_MAX = 100
+
+_SLUG = re.compile(SLUG_PATTERN)
+# Names in the zone database that mean no place.
+_NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})
+
+
+@dataclass(frozen=True, slots=True)
+class OrganizationFacts:
+    """What a process keeps of an organization."""
+
+    id: UUID
+    slug: str
+    name: str
+    time_zone: str
+    personal_of: UUID | None
+    closed: bool
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it is one person's own."""
+        return self.personal_of is not None
+
+
+def is_slug(text: str) -> bool:
+    """Whether ``text`` follows the slug rule: 1 to 63 of a-z, 0-9 and inner hyphens."""
+    return _SLUG.fullmatch(text) is not None
+
+
+@transaction.atomic
+def create(*, slug: str, owner: User, by: Actor, name: str = "", time_zone: str = "UTC") -> Organization:
+    """Make a shared organization whose owner is ``owner``.
+
+    Raises ``OutOfRange`` for a bad slug, name or zone and ``Conflict`` for a slug that is taken.
+    """
+    if not is_slug(slug) or slug.startswith(PERSONAL_PREFIX):
+        raise OutOfRange(
+            "slug has 1 to 63 lower-case letters, digits and inner hyphens, and does not start with personal-.",
+            param="slug",
+        )
+    name = name.strip() or slug
+    if len(name) > NAME_LENGTH_MAX or not name.isprintable():
+        raise OutOfRange(f"name has 1 to {NAME_LENGTH_MAX} printable characters.", param="name")
+    if time_zone in _NO_ZONES or time_zone not in available_timezones():
+        raise OutOfRange("time_zone must be an IANA name such as Europe/Berlin.", param="time_zone")
+    try:
+        with transaction.atomic():
+            organization = Organization.objects.create(slug=slug, name=name, time_zone=time_zone)
+    except IntegrityError as error:
+        raise Conflict("This slug is taken.", param="slug") from error
+    audit.note(
+        actor=by,
+        verb="organization.created",
+        subject=organization,
+        organization=organization,
+        details={"slug": slug, "time_zone": time_zone},
+    )
+    members.add(organization=organization, user=owner, role=members.OWNER, by=by)
+    caches.bump()
+    return organization
+
+
+@transaction.atomic
+def ensure_user(email: str, *, by: Actor) -> User:
+    """The person with that address, made together with the personal organization if new.
+
+    A new person has no password. Raises ``OutOfRange`` for what is no e-mail address.
+    """
+    email = email.strip().lower()
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise OutOfRange("email must be an e-mail address.", param="email") from error
+    user = User.objects.filter(email=email).first()
+    if user is None:
+        try:
+            with transaction.atomic():
+                user = User.objects.create_user(email)
+        except IntegrityError:
+            # Someone else made the same person in between.
+            user = User.objects.get(email=email)
+        else:
+            audit.note(actor=by, verb="user.created", subject=user)
+    ensure_personal(user, by=by)
+    return user
+
+
+@transaction.atomic
+def ensure_personal(user: User, *, by: Actor) -> Organization:
+    """The personal organization of ``user``, made if it is not there yet."""
+    # The lock on the person lets one of two callers make it and the other find it.
+    User.objects.select_for_update(no_key=True).get(pk=user.pk)
+    organization = Organization.objects.filter(personal_of=user).first()
+    if organization is None:
+        slug = PERSONAL_PREFIX + ids.show("user", user.pk).removeprefix("user_").lower()
+        organization = Organization.objects.create(slug=slug, name=user.email, personal_of=user)
+        audit.note(actor=by, verb="organization.created", subject=organization, organization=organization)
+        members.join_personal(organization=organization, user=user, by=by)
+        caches.bump()
+    return organization
+
+
+@transaction.atomic
+def keep_user(user: User, *, by: Actor, changed: Collection[str], new: bool) -> User:
+    """Store a person who was edited in the admin; ``changed`` names the fields.
+
+    A person made inactive loses their keys at once.
+    """
+    user.email = user.email.strip().lower()
+    user.save()
+    audit.note(
+        actor=by,
+        verb="user.created" if new else "user.changed",
+        subject=user,
+        details={"changed": sorted(changed)},
+    )
+    ensure_personal(user, by=by)
+    caches.bump()
+    return user
+
+
+def find_slugs(slugs: Collection[str]) -> dict[str, OrganizationFacts]:
+    """Organizations by slug, closed ones too; usually without a query."""
+    return _by_slug.get_many(slugs)
+
+
+def find_ids(organization_ids: Collection[UUID]) -> dict[UUID, OrganizationFacts]:
+    """Organizations by id, closed ones too; usually without a query."""
+    return _by_id.get_many(organization_ids)
+
+
+def _fact(row: Organization) -> OrganizationFacts:
+    return OrganizationFacts(
+        id=row.pk,
+        slug=row.slug,
+        name=row.name,
+        time_zone=row.time_zone,
+        personal_of=row.personal_of_id,
+        closed=row.closed_at is not None,
+    )
+
+
+def _load_by_slug(slugs: Collection[str]) -> Mapping[str, OrganizationFacts]:
+    return {row.slug: _fact(row) for row in Organization.objects.filter(slug__in=list(slugs))}
+
+
+def _load_by_id(organization_ids: Collection[UUID]) -> Mapping[UUID, OrganizationFacts]:
+    return {row.pk: _fact(row) for row in Organization.objects.filter(pk__in=list(organization_ids))}
+
+
+_by_slug: caches.Cached[str, OrganizationFacts] = caches.Cached(_load_by_slug)
+_by_id: caches.Cached[UUID, OrganizationFacts] = caches.Cached(_load_by_id)

@@ -1,0 +1,242 @@
+"""Real processes for tests: `manage.py up` in a folder of its own, and who of it is alive."""
+
+import contextlib
+import functools
+import json
+import os
+import pwd
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.database import ROOT, setting_names
+from tests.server import HOST, free_port
+
+START_SECONDS = 60
+GONE_SECONDS = 20
+POLL_SECONDS = 0.02
+NOBODY = 65534
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+def environment(**chosen: str) -> dict[str, str]:
+    """The caller's environment without any setting of the product, and what the test chose."""
+    unwanted = {*setting_names(), "HOST", "PORT", "WEB_WORKERS", "WEB_THREADS", "WORKER_PROCESSES"}
+    unwanted |= {"TOLLBOOK_PG_BIN", "TOLLBOOK_VALKEY_BIN", "TOLLBOOK_UNDER_MAKE", "MAKEFLAGS", "MAKELEVEL"}
+    return {name: value for name, value in os.environ.items() if name not in unwanted} | chosen
+
+
+@functools.cache
+def as_user(uid: int = NOBODY) -> tuple[str, ...]:
+    """The start of a command line that runs the rest as another user without rights.
+
+    An interpreter or a checkout below root's own home needs the right to pass through it, no more.
+    """
+    plain = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    through = (*plain, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    for prefix in (plain, through):
+        probe = [*prefix, "--", sys.executable, "-c", "import core.embedded, granian, celery"]
+        if subprocess.run(probe, cwd=ROOT, capture_output=True).returncode == 0:
+            return (*prefix, "--")
+    pytest.fail(f"user {uid} cannot run {sys.executable} at all")
+
+
+@contextlib.contextmanager
+def folder(*, owner: int | None = None, name: str = "data") -> Iterator[Path]:
+    """A data directory that its owner can reach, unlike pytest's own; nothing of it is left."""
+    place = Path(tempfile.mkdtemp(prefix="tollbook-up-"))
+    place.chmod(0o755)
+    data = place / name
+    data.mkdir(mode=0o700)
+    if owner is not None:
+        os.chown(data, owner, -1)
+    try:
+        yield data
+    finally:
+        for pid in inside(data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def inside(data_dir: Path) -> dict[int, str]:
+    """Living processes that belong to a data directory, with their command lines.
+
+    By working directory (PostgreSQL, Valkey) or by the DATA_DIR they were given (the rest).
+    """
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            given = f"DATA_DIR={data_dir}".encode() in (place / "environ").read_bytes().split(b"\0")
+            there = data_dir in (place / "cwd").readlink().parents
+            words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if state not in "ZX" and (given or there) and int(place.name) != os.getpid():
+            found[int(place.name)] = words
+    return found
+
+
+def wait_until_gone(data_dir: Path, *, seconds: float = GONE_SECONDS) -> dict[int, str]:
+    """Who is still there at the end of the wait; nobody, it is hoped."""
+    end = time.monotonic() + seconds
+    while (left := inside(data_dir)) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return left
+
+
+class Up:
+    """One `up` on a data directory and a port of loopback."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        user: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "manage.py", "up"),
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.base_url = f"http://{HOST}:{self.port}"
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        chosen = {"DATA_DIR": str(data_dir), "PORT": str(self.port), "PYTHONDONTWRITEBYTECODE": "1", **(settings or {})}
+        self.process = subprocess.Popen(
+            [*user, *command],
+            cwd=ROOT,
+            env=environment(**chosen),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
+                self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def wait_ready(self) -> "Up":
+        """Read what it prints until READY. Fails with all of it when that does not come."""
+        end = time.monotonic() + START_SECONDS
+        while not self.lines or not self.lines[-1].startswith("READY"):
+            try:
+                line = self._queue.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                pytest.fail("no READY:\n" + "\n".join(self.lines))
+            self.lines.append(line)
+        return self
+
+    def wait_end(self) -> int:
+        """Read the rest of what it prints; its exit code."""
+        code = self.process.wait(START_SECONDS)
+        self._reader.join(START_SECONDS)
+        while (line := self._queue.get(timeout=START_SECONDS)) is not None:
+            self.lines.append(line)
+        return code
+
+    def wait_line(self, part: str) -> str:
+        """Read on until a line holds ``part``."""
+        end = time.monotonic() + START_SECONDS
+        while True:
+            line = self._queue.get(timeout=max(0.0, end - time.monotonic()))
+            assert line is not None, f"ended without {part!r}:\n" + "\n".join(self.lines)
+            self.lines.append(line)
+            if part in line:
+                return line
+
+    @property
+    def supervisor(self) -> int:
+        """The supervisor's pid, which is not this process's child when make or another user stands between."""
+        return int((self.data_dir / "up.lock").read_text())
+
+    def parts(self) -> dict[str, int]:
+        """The pids of the supervisor's children by name."""
+        names = {
+            "/postgres ": "postgres",
+            "valkey-server": "valkey",
+            "core.web": "web",
+            " worker ": "worker",
+            " beat ": "beat",
+        }
+        found = {}
+        for pid in children(self.supervisor):
+            words = inside(self.data_dir).get(pid, "")
+            found |= {name: pid for mark, name in names.items() if mark in words}
+        return found
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager does; the exit code."""
+        self.process.terminate()
+        return self.wait_end()
+
+    def __enter__(self) -> "Up":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(START_SECONDS)
+        self._reader.join(START_SECONDS)
+        wait_until_gone(self.data_dir)
+
+    def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        """Status and JSON of a GET."""
+        request = urllib.request.Request(self.base_url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def ready(self) -> bool:
+        """Whether /readyz answers 200 now."""
+        try:
+            return self.get("/readyz")[0] == 200
+        except (OSError, ValueError):
+            return False
+
+
+def children(pid: int) -> list[int]:
+    """Living children of a process."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state not in "ZX":
+            found.append(int(place.name))
+    return found
+
+
+def user_name(uid: int) -> str | None:
+    """The name of a user id, if it has one."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None

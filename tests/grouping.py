@@ -1,0 +1,75 @@
+"""The suite as on a sharded database (decisions 27): ``TEST_GROUPING=organization python -m pytest``.
+
+Batches are then taken apart by organization, and a locking statement that names two organizations,
+which Citus refuses, fails the test that sent it.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+import psycopg
+import pytest
+
+_LOCKING = re.compile(r"\bFOR\s+(?:NO\s+KEY\s+)?(?:UPDATE|SHARE)\b|^\s*UPDATE\b|\)\s*UPDATE\b", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+BY_ORGANIZATION = "organization"
+
+
+@pytest.fixture(autouse=True)
+def _grouped() -> Iterator[None]:
+    """Nothing, unless the run asks for it."""
+    chosen = os.environ.get("TEST_GROUPING", "")
+    if chosen not in {"", BY_ORGANIZATION}:
+        raise pytest.UsageError(f"TEST_GROUPING={chosen!r} should be {BY_ORGANIZATION!r} or absent")
+    if not chosen:
+        yield
+        return
+    with by_organization():
+        yield
+
+
+@contextmanager
+def by_organization() -> Iterator[None]:
+    """Group by organization and watch every locking statement. Raises ``AssertionError`` at the end for a breach."""
+    from billing import charges
+
+    breaches: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def watched(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
+        text = query if isinstance(query, str) else ""
+        if _LOCKING.search(text):
+            ids = sorted(set(_uuids(params)))
+            if len(ids) > 1:
+                with self.connection.cursor() as asking:
+                    execute(asking, "SELECT count(*) FROM organization WHERE id = ANY(%s)", [ids])
+                    row = asking.fetchone()
+                if row and next(iter(row if isinstance(row, tuple) else row.values())) > 1:
+                    breaches.append(" ".join(text.split())[:200])
+        return execute(self, query, params, **options)
+
+    with (
+        mock.patch.object(charges, "together", charges.by_organization),
+        mock.patch.object(psycopg.Cursor, "execute", watched),
+    ):
+        yield
+    # Not where it is sent: the product may catch what is raised there.
+    assert not breaches, f"a locking statement names two organizations: {breaches[0]}"
+
+
+def _uuids(value: Any) -> Iterable[UUID]:
+    """Every UUID in a statement's parameters, also in an array written as text."""
+    if isinstance(value, UUID):
+        yield value
+    elif isinstance(value, str):
+        yield from map(UUID, _UUID.findall(value))
+    elif isinstance(value, dict):
+        yield from _uuids(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _uuids(part)

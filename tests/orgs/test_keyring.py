@@ -1,0 +1,165 @@
+"""Keys managed with a key: nothing is handed on that the managing key does not have."""
+
+from typing import Any
+
+import pytest
+
+from core import ids
+from core.errors import Conflict, InvalidApiKey, InvalidCursor, NotFound, OutOfRange, ScopeMissing
+from orgs import addresses, keyring, keys, principals
+from orgs.keyring import Wish
+from orgs.keys import IssuedKey
+from orgs.models import ApiKey, Organization, Project
+from orgs.principals import Principal
+from tests.orgs import world
+
+
+def speak(issued: IssuedKey, header: str | None = None) -> Principal:
+    return principals.identify(secret=issued.secret, header=header, address=None)
+
+
+def manager(of: Organization, **options: Any) -> Principal:
+    return speak(world.organization_key(of, name="manager", scopes=["keys:manage"], **options))
+
+
+def shown(issued: IssuedKey) -> str:
+    return ids.show("key", issued.key.pk)
+
+
+@pytest.mark.django_db
+def test_an_organizations_key_makes_keys_of_the_organization() -> None:
+    acme = world.organization()
+    made = keyring.issue(principal=manager(acme), wish=Wish(name="new"))
+    facts = keys.verify(made.secret)
+    assert (facts.kind, facts.organization_id, facts.user_id) == ("organization", acme.pk, None)
+
+
+@pytest.mark.django_db
+def test_a_personal_key_makes_personal_keys_and_an_organizations_where_the_header_says() -> None:
+    ada = world.person()
+    acme = world.organization("acme-labs", owner=ada)
+    hers = world.personal_key(ada, scopes=["keys:manage"])
+    own = keyring.issue(principal=speak(hers), wish=Wish(name="own")).key
+    shared = keyring.issue(principal=speak(hers, "acme-labs"), wish=Wish(name="shared")).key
+    assert (own.kind, own.organization_id, own.user_id) == ("personal", world.personal(ada).pk, ada.pk)
+    assert (shared.kind, shared.organization_id, shared.user_id) == ("organization", acme.pk, None)
+    assert own.created_by_id == shared.created_by_id == ada.pk
+
+
+@pytest.mark.django_db
+def test_a_key_passes_on_no_scope_that_it_lacks() -> None:
+    acme = world.organization()
+    with pytest.raises(ScopeMissing):
+        keyring.issue(principal=manager(acme), wish=Wish(name="new", scopes=["billing:manage"]))
+    made = keyring.issue(principal=manager(acme), wish=Wish(name="new", scopes=["keys:manage"]))
+    assert made.key.scopes == ["keys:manage"]
+
+
+@pytest.mark.django_db
+def test_rotating_a_stronger_key_would_hand_its_scopes_on_so_it_is_refused() -> None:
+    acme = world.organization()
+    strong = world.organization_key(acme, scopes=["billing:manage"])
+    with pytest.raises(ScopeMissing):
+        keyring.rotate(principal=manager(acme), key_id=shown(strong))
+    keys.verify(strong.secret)
+    keyring.delete(principal=manager(acme), key_id=shown(strong))
+    with pytest.raises(InvalidApiKey):
+        keys.verify(strong.secret)
+
+
+@pytest.mark.django_db
+def test_limits_of_models_and_networks_are_inherited_and_may_only_be_narrowed() -> None:
+    acme = world.organization()
+    key = world.organization_key(acme, scopes=["keys:manage"], models=["a", "b"], cidrs=["10.0.0.0/8"])
+    who = principals.identify(secret=key.secret, header=None, address=addresses.read("10.1.1.1"))
+    same = keyring.issue(principal=who, wish=Wish(name="same")).key
+    assert (same.allowed_models, same.cidrs) == (["a", "b"], ["10.0.0.0/8"])
+    narrow = keyring.issue(principal=who, wish=Wish(name="narrow", models=["a"], cidrs=["10.2.0.0/16"])).key
+    assert (narrow.allowed_models, narrow.cidrs) == (["a"], ["10.2.0.0/16"])
+    for wish in (Wish(name="wide", models=["a", "c"]), Wish(name="wide", cidrs=["10.0.0.0/8", "192.0.2.0/24"])):
+        with pytest.raises(ScopeMissing):
+            keyring.issue(principal=who, wish=wish)
+    with pytest.raises(ScopeMissing):
+        keyring.rotate(principal=who, key_id=shown(world.organization_key(acme)))
+
+
+@pytest.mark.django_db
+def test_a_projects_key_sees_and_makes_only_keys_of_its_project() -> None:
+    acme = world.organization()
+    project = Project.objects.create(organization=acme, name="apollo")
+    who = manager(acme, project_id=project.pk)
+    other = world.organization_key(acme)
+    made = keyring.issue(principal=who, wish=Wish(name="new"))
+    assert made.key.project_id == project.pk
+    found, _ = keyring.page(principal=who, limit=100, after=None)
+    assert {key.project_id for key in found} == {project.pk}
+    with pytest.raises(NotFound):
+        keyring.delete(principal=who, key_id=shown(other))
+
+
+@pytest.mark.django_db
+def test_a_wrong_value_is_out_of_range_before_anything_is_stored() -> None:
+    with pytest.raises(OutOfRange):
+        keyring.issue(principal=manager(world.organization()), wish=Wish(name="new", cidrs=["everywhere"]))
+
+
+@pytest.mark.django_db
+def test_a_walk_over_pages_sees_every_key_once_newest_first() -> None:
+    acme = world.organization()
+    who = manager(acme)
+    made = [world.organization_key(acme, name=str(number)) for number in range(7)]
+    seen: list[ApiKey] = []
+    after = None
+    more = True
+    while more:
+        found, more = keyring.page(principal=who, limit=3, after=after)
+        seen += found
+        after = ids.show("key", found[-1].pk)
+    assert [key.pk for key in seen] == sorted([who.key_id, *(each.key.pk for each in made)], reverse=True)
+
+
+@pytest.mark.django_db
+def test_the_last_page_is_known_to_be_the_last() -> None:
+    acme = world.organization()
+    who = manager(acme)
+    world.organization_key(acme)
+    assert keyring.page(principal=who, limit=2, after=None)[1] is False
+    assert keyring.page(principal=who, limit=1, after=None)[1] is True
+
+
+@pytest.mark.django_db
+def test_a_deleted_key_leaves_the_list_and_remains_a_cursor() -> None:
+    acme = world.organization()
+    who = manager(acme)
+    made = [world.organization_key(acme) for _ in range(3)]
+    every = sorted([who.key_id, *(each.key.pk for each in made)], reverse=True)
+    gone = every[1] if every[1] != who.key_id else every[2]
+    keyring.delete(principal=who, key_id=ids.show("key", gone))
+    found = [key.pk for key in keyring.page(principal=who, limit=10, after=None)[0]]
+    assert found == [each for each in every if each != gone]
+    found = [key.pk for key in keyring.page(principal=who, limit=10, after=ids.show("key", gone))[0]]
+    assert found == [each for each in every if each < gone]
+
+
+@pytest.mark.django_db
+def test_a_foreign_cursor_and_a_made_up_one_are_the_same() -> None:
+    acme, other = world.organization("acme-labs"), world.organization("other")
+    who = manager(acme)
+    foreign = shown(world.organization_key(other))
+    answers = set()
+    for after in (foreign, ids.show("key", ids.new()), "key_1", "usage_" + foreign[4:], " ", "\x00"):
+        with pytest.raises(InvalidCursor) as refusal:
+            keyring.page(principal=who, limit=10, after=after)
+        answers.add(str(refusal.value))
+    assert len(answers) == 1
+
+
+@pytest.mark.django_db
+def test_a_revoked_key_is_listed_and_not_rotated() -> None:
+    acme = world.organization()
+    who = manager(acme)
+    old = world.organization_key(acme, name="old")
+    keys.revoke(key_id=old.key.pk, by=world.BY)
+    assert "old" in [key.name for key in keyring.page(principal=who, limit=10, after=None)[0]]
+    with pytest.raises(Conflict):
+        keyring.rotate(principal=who, key_id=shown(old))
