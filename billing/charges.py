@@ -8,6 +8,7 @@ exactly when its first copy was charged. Usage is never refused for lack of fund
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
@@ -29,21 +30,29 @@ Key = tuple[UUID | str, str]
 State = UsageClaim.State
 
 
-class Priced(NamedTuple):
-    """An attributed event and what it costs, or why it cannot be priced."""
+class Line(NamedTuple):
+    """One attributed event and what it will write if its claim succeeds.
+
+    ``unpriced`` says why it cannot be priced; such an event is quarantined.
+    """
 
     item: Attributed
+    record_id: UUID
+    state: str
     model: str
     cost_pico: int
+    cost_usd: Decimal
     price_id: UUID | None
     unpriced: str | None
 
-
-class Plan(NamedTuple):
-    """What one attributed event will write if its claim succeeds."""
-
-    priced: Priced
-    claim: usage.Claim
+    @property
+    def claim(self) -> usage.Claim:
+        """The claim on the event id, with what the first answer says."""
+        item = self.item
+        return usage.Claim(
+            item.organization_id, item.event.event_id, self.state, self.record_id, self.cost_usd, item.fingerprint,
+            item.event.occurred_at,
+        )  # fmt: skip
 
 
 def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
@@ -55,10 +64,12 @@ def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
     firsts: dict[Key, Item] = {}
     for item in items:
         firsts.setdefault(item.key, item)
-    given: dict[Key, Verdict] = {}
+    given: dict[int, Verdict] = {}
     for group in together(list(firsts.values())):
         given.update(_settle(group, reported_by=reported_by))
-    return [_told(item, firsts[item.key], given[item.key]) for item in items]
+    if len(firsts) == len(items):
+        return [given[item.place] for item in items]
+    return [_told(item, firsts[item.key], given) for item in items]
 
 
 def together(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -74,8 +85,9 @@ def by_organization(items: Sequence[Item]) -> list[Sequence[Item]]:
     return list(groups.values())
 
 
-def _told(item: Item, first: Item, verdict: Verdict) -> Verdict:
+def _told(item: Item, first: Item, given: Mapping[int, Verdict]) -> Verdict:
     """The verdict of one copy: later copies in a batch are duplicates of the first, or conflicts."""
+    verdict = given[first.place]
     if item is first:
         return verdict
     if item.fingerprint != first.fingerprint:
@@ -83,7 +95,7 @@ def _told(item: Item, first: Item, verdict: Verdict) -> Verdict:
     return verdict._replace(status=Status.DUPLICATE) if verdict.status is Status.CREATED else verdict
 
 
-def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[Key, Verdict]:
+def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
     """Write a group in one transaction; if it fails, by organization, then by halves down to the event."""
     try:
         return _write(items, reported_by=reported_by)
@@ -97,9 +109,9 @@ def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[Key, Ver
             parts = _halves(items) if state not in RETRYABLE else []
         if not parts:
             log.error("%d events could not be written: %s", len(items), error)
-            return {item.key: verdicts.failed(item.event.event_id) for item in items}
+            return {item.place: verdicts.failed(item.event.event_id) for item in items}
         log.warning("a group of %d events falls apart: %s", len(items), error)
-        given: dict[Key, Verdict] = {}
+        given: dict[int, Verdict] = {}
         for part in parts:
             given.update(_settle(part, reported_by=reported_by))
         return given
@@ -110,10 +122,10 @@ def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:
     return [items[:middle], items[middle:]] if middle else []
 
 
-def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[Key, Verdict]:
+def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
     """The transaction, run again for passing conflicts and once more after making a missing month."""
 
-    def attempt() -> dict[Key, Verdict]:
+    def attempt() -> dict[int, Verdict]:
         return _transaction(items, reported_by=reported_by)
 
     try:
@@ -132,79 +144,59 @@ def _month_is_missing(error: Error) -> bool:
 
 
 @transaction.atomic(durable=True)
-def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[Key, Verdict]:
+def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
     """Claim, write, debit. Locks in the house's order: claims sorted, then wallets sorted, last."""
     at = usage.started_at()
     stamps = ids.run(at=at)
+    lines = list(price((item for item in items if isinstance(item, Attributed)), stamps))
     orphans = [item for item in items if isinstance(item, Orphan)]
-    plans = [_plan(priced, next(stamps)) for priced in price(item for item in items if isinstance(item, Attributed))]
 
-    free = usage.claim([plan.claim for plan in plans])
-    won = [plan for plan in plans if (plan.claim.organization_id, plan.claim.event_id) in free]
-    lost = [plan for plan in plans if (plan.claim.organization_id, plan.claim.event_id) not in free]
-    given = {plan.priced.item.key: _first(plan) for plan in won}
-    given.update(_again(lost))
+    taken = usage.claim([line.claim for line in lines])
+    won = [line for line in lines if line.item.key not in taken] if taken else lines
+    given = {line.item.place: _verdict(line.claim, Status.CREATED) for line in won}
+    given.update(_again(lines, taken))
     given.update(_hold(orphans, won, stamps=stamps, at=at, reported_by=reported_by))
 
-    charged = [plan for plan in won if plan.claim.state == State.RECORDED]
+    charged = [line for line in won if line.state == State.RECORDED]
+    failures = [line for line in won if line.state == State.LOGGED]
     totals: dict[UUID, int] = {}
-    for plan in charged:
-        payer = plan.priced.item.payer_id
-        totals[payer] = totals.get(payer, 0) + plan.priced.cost_pico
+    for line in charged:
+        payer = line.item.payer_id
+        totals[payer] = totals.get(payer, 0) + line.cost_pico
     moves = {payer: _charge(payer, pico, next(stamps)) for payer, pico in totals.items() if pico}
     if charged:
-        usage.write((_charged(plan, moves) for plan in charged), at=at, reported_by=reported_by)
-    failures = [plan for plan in won if plan.claim.state == State.LOGGED]
+        usage.write((_charged(line, moves) for line in charged), at=at, reported_by=reported_by)
     if failures:
         usage.write_failures(
-            (usage.Failed(plan.claim.record_id, plan.priced.item, plan.priced.model) for plan in failures),
-            at=at,
-            reported_by=reported_by,
+            (usage.Failed(line.record_id, line.item, line.model) for line in failures), at=at, reported_by=reported_by
         )
     if moves:
         ledger.post(list(moves.values()), at=at)
     return given
 
 
-def price(items: Iterable[Attributed]) -> Iterable[Priced]:
+def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]:
     """What each event costs by the catalog in force when it happened. No query."""
     listing = catalog.listing()
     for item in items:
         event = item.event
         model = listing.find(event.model)
+        slug = model.slug if model else event.model
         if not event.billed:
-            yield Priced(item, model.slug if model else event.model, 0, None, None)
+            yield Line(item, next(stamps), State.LOGGED.value, slug, 0, money.ZERO, None, None)
             continue
-        version = listing.price_at(model.slug, event.occurred_at) if model else None
-        if model is None or version is None:
-            why = f"no model {event.model}" if model is None else f"no price of {model.slug} at {event.occurred_at}"
-            yield Priced(item, model.slug if model else event.model, 0, None, why)
-            continue
-        try:
-            rated = rating.rate(version.card, event, event.occurred_at)
-        except rating.Unpriced as unpriced:
-            yield Priced(item, model.slug, 0, version.id, str(unpriced))
+        version = listing.price_at(slug, event.occurred_at) if model else None
+        pico, unpriced = 0, None
+        if version is None:
+            unpriced = f"no price of {slug} at {event.occurred_at}" if model else f"no model {slug}"
         else:
-            yield Priced(item, model.slug, rated.cost_pico, version.id, None)
-
-
-def _plan(priced: Priced, record_id: UUID) -> Plan:
-    item = priced.item
-    if priced.unpriced is not None:
-        state = State.QUARANTINED
-    elif item.event.billed:
-        state = State.RECORDED
-    else:
-        state = State.LOGGED
-    claim = usage.Claim(
-        item.organization_id, item.event.event_id, state.value, record_id, money.from_pico(priced.cost_pico),
-        item.fingerprint, item.event.occurred_at,
-    )  # fmt: skip
-    return Plan(priced, claim)
-
-
-def _first(plan: Plan) -> Verdict:
-    return _verdict(plan.claim, Status.CREATED)
+            try:
+                pico = rating.rate(version.card, event, event.occurred_at).cost_pico
+            except rating.Unpriced as reason:
+                unpriced = str(reason)
+        state = State.RECORDED.value if unpriced is None else State.QUARANTINED.value
+        price_id = None if version is None else version.id
+        yield Line(item, next(stamps), state, slug, pico, money.from_pico(pico), price_id, unpriced)
 
 
 def _verdict(claim: usage.Claim, status: Status) -> Verdict:
@@ -215,30 +207,30 @@ def _verdict(claim: usage.Claim, status: Status) -> Verdict:
     return Verdict(claim.event_id, status, record_id, claim.cost_usd)
 
 
-def _again(lost: Sequence[Plan]) -> dict[Key, Verdict]:
+def _again(lines: Sequence[Line], taken: Mapping[tuple[UUID, str], usage.Claim]) -> dict[int, Verdict]:
     """Answers for events whose id was taken: the first answer again, or a conflict."""
-    standing = usage.claims_of((plan.claim.organization_id, plan.claim.event_id) for plan in lost)
-    given = {}
-    for plan in lost:
-        first = standing[plan.claim.organization_id, plan.claim.event_id]
-        same = first.fingerprint == plan.claim.fingerprint
-        given[plan.priced.item.key] = (
-            _verdict(first, Status.DUPLICATE) if same else verdicts.conflict(plan.claim.event_id)
-        )
+    given: dict[int, Verdict] = {}
+    for line in lines if taken else ():
+        first = taken.get((line.item.organization_id, line.item.event.event_id))
+        if first is not None:
+            same = first.fingerprint == line.item.fingerprint
+            given[line.item.place] = (
+                _verdict(first, Status.DUPLICATE) if same else verdicts.conflict(line.item.event.event_id)
+            )
     return given
 
 
 def _hold(
-    orphans: Sequence[Orphan], won: Sequence[Plan], *, stamps: Iterator[UUID], at: datetime, reported_by: UUID | None
-) -> dict[Key, Verdict]:
+    orphans: Sequence[Orphan], won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_by: UUID | None
+) -> dict[int, Verdict]:
     """Keep what cannot be charged for finance; verdicts of the orphans (the others have theirs)."""
     held = [
         quarantine.Held(
-            plan.claim.record_id, plan.priced.item.scope, plan.claim.organization_id, plan.priced.item.event,
-            Quarantine.Reason.UNPRICED, plan.priced.unpriced, plan.claim.fingerprint,
+            line.record_id, line.item.scope, line.item.organization_id, line.item.event, Quarantine.Reason.UNPRICED,
+            line.unpriced, line.item.fingerprint,
         )
-        for plan in won
-        if plan.priced.unpriced is not None
+        for line in won
+        if line.unpriced is not None
     ] + [
         quarantine.Held(
             next(stamps), orphan.scope, orphan.organization_id, orphan.event, orphan.reason, orphan.detail,
@@ -247,11 +239,9 @@ def _hold(
         for orphan in orphans
     ]  # fmt: skip
     new = quarantine.hold(held, at=at, reported_by=reported_by)
-    known = quarantine.stories(
-        (orphan.scope, orphan.event.event_id) for orphan in orphans if (orphan.scope, orphan.event.event_id) not in new
-    )
+    known = quarantine.stories((orphan.scope, orphan.event.event_id) for orphan in orphans if orphan.key not in new)
     return {
-        orphan.key: verdicts.conflict(orphan.event.event_id)
+        orphan.place: verdicts.conflict(orphan.event.event_id)
         if known.get((orphan.scope, orphan.event.event_id), orphan.fingerprint) != orphan.fingerprint
         else Verdict(orphan.event.event_id, Status.QUARANTINED)
         for orphan in orphans
@@ -266,10 +256,7 @@ def _charge(payer: UUID, pico: int, transfer_id: UUID) -> ledger.Move:
     )  # fmt: skip
 
 
-def _charged(plan: Plan, moves: Mapping[UUID, ledger.Move]) -> usage.Charged:
-    priced = plan.priced
-    assert priced.price_id is not None
-    move = moves.get(priced.item.payer_id) if priced.cost_pico else None
-    return usage.Charged(
-        plan.claim.record_id, priced.item, priced.model, plan.claim.cost_usd, priced.price_id, move.id if move else None
-    )
+def _charged(line: Line, moves: Mapping[UUID, ledger.Move]) -> usage.Charged:
+    assert line.price_id is not None
+    move = moves[line.item.payer_id] if line.cost_pico else None
+    return usage.Charged(line.record_id, line.item, line.model, line.cost_usd, line.price_id, move.id if move else None)

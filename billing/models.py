@@ -4,6 +4,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from core import ids
 from core.fields import IdField, UsdField, within
 from orgs.models import Organization
 
@@ -107,3 +108,6 @@ class Transfer(models.Model):
                 | (Q(seq__isnull=True, balance_after_usd__isnull=True) & ~Q(debit="wallet") & ~Q(credit="wallet")),
             ),
         )
+
+    def __str__(self) -> str:
+        return ids.show("tr", self.pk)

@@ -15,12 +15,18 @@ from core.errors import ApiError
 from core.fields import IdField
 
 M = TypeVar("M", bound=Model)
+T = TypeVar("T")
 
 ROWS_MAX = 1000
 INLINE_ROWS_MAX = 100
 
+admin.site.site_header = admin.site.site_title = "Tollbook"
+admin.site.index_title = "The desk"
+# There is no site beside the API to view.
+admin.site.site_url = None
 
-class BoundedPaginator(Paginator[M]):
+
+class BoundedPaginator(Paginator[T]):
     """Pages over the first ``ROWS_MAX`` rows; who looks further back searches or filters.
 
     Django's own counts every row of the table for each page shown.
@@ -66,6 +72,9 @@ class QuickAdmin(admin.ModelAdmin[M]):
 
 class BooksAdmin(QuickAdmin[M]):
     """Rows that are read here and never added, changed or deleted; a correction is an action that calls a verb."""
+
+    # Without "History": what is never typed into leaves no entries there.
+    change_form_template = "admin/read.html"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never."""

@@ -247,6 +247,10 @@ class _Server:
             else:
                 process.kill()
                 process.wait()
+        if self.sockets.parent != self.data_dir:
+            # The other server may still have its socket there.
+            with contextlib.suppress(OSError):
+                self.sockets.rmdir()
         if self._lock is not None:
             self._lock.close()
             self._lock = None

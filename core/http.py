@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework import exceptions as drf
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.response import Response
@@ -27,15 +29,22 @@ log = logging.getLogger(__name__)
 
 # A client's own correlation id is echoed only if it is tame enough for a header and a log line.
 _CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_PAGES = ("/admin", "/docs", "/static")
+# Pages for people: what Django shows there stays HTML.
+_PAGES = re.compile(r"/(?:admin|static)/|/docs$")
+_PROBLEM = "application/problem+json"
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
     400: errors.InvalidRequest,
+    401: errors.InvalidApiKey,
     403: errors.PermissionDenied,
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
+    406: errors.NotAcceptable,
     413: errors.RequestTooLarge,
     415: errors.UnsupportedMediaType,
+    503: errors.Unavailable,
 }
+# The OpenAI SDK repeats a 409 by itself unless told that it cannot help (contract 9.3).
+_NOT_AGAIN = frozenset({402, 403, 409, 502, 504})
 
 
 def request_id(request: HttpRequest) -> str:
@@ -62,8 +71,8 @@ def error_body(error: errors.ApiError) -> dict[str, Any]:
 
 
 def _wants_problem(request: HttpRequest) -> bool:
-    accept = request.headers.get("Accept", "")
-    return "application/problem+json" in accept and "application/json" not in accept
+    accept = request.headers.get("Accept", "").lower()
+    return _PROBLEM in accept and "application/json" not in accept
 
 
 def render_error(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
@@ -78,7 +87,7 @@ def render_error(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
             "instance": f"/requests/{request_id(request)}",
             "code": code,
         }
-        answer = HttpResponse(wire.encode(problem), status=error.status, content_type="application/problem+json")
+        answer = HttpResponse(wire.encode(problem), status=error.status, content_type=_PROBLEM)
     else:
         answer = HttpResponse(wire.encode(error_body(error)), status=error.status, content_type="application/json")
     for name, value in error_headers(error).items():
@@ -93,7 +102,7 @@ def error_headers(error: errors.ApiError) -> dict[str, str]:
         headers.setdefault("WWW-Authenticate", "Bearer")
     if error.status == 503:
         headers.setdefault("Retry-After", "1")
-    if error.status in {402, 403, 502, 504}:
+    if error.status in _NOT_AGAIN:
         headers.setdefault("x-should-retry", "false")
     return headers
 
@@ -102,25 +111,26 @@ def from_exception(exception: BaseException) -> errors.ApiError:
     """The tree's member for whatever was raised; anything unforeseen is logged and a 500."""
     if isinstance(exception, errors.ApiError):
         return exception
-    if isinstance(exception, Http404 | drf.NotFound):
+    if isinstance(exception, drf.APIException):
+        return _of_status(exception.status_code)
+    if isinstance(exception, Http404):
         return errors.NotFound()
-    if isinstance(exception, drf.MethodNotAllowed):
-        return errors.MethodNotAllowed()
-    if isinstance(exception, drf.UnsupportedMediaType):
-        return errors.UnsupportedMediaType()
-    if isinstance(exception, drf.NotAcceptable):
-        return errors.NotAcceptable()
-    if isinstance(exception, drf.NotAuthenticated | drf.AuthenticationFailed):
-        return errors.InvalidApiKey()
-    if isinstance(exception, drf.PermissionDenied):
+    if isinstance(exception, DjangoPermissionDenied):
         return errors.PermissionDenied()
     if isinstance(exception, RequestDataTooBig):
         return errors.RequestTooLarge()
+    if isinstance(exception, SuspiciousOperation):
+        return errors.InvalidRequest()
     if isinstance(exception, DatabaseError) and (passing := _passing(exception)):
         log.warning("database refused for now: %s", passing)
         return errors.Unavailable()
     log.error("unforeseen failure", exc_info=exception)
     return errors.InternalError()
+
+
+def _of_status(status: int) -> errors.ApiError:
+    """The member for an error of which only the status is known."""
+    return _BY_STATUS.get(status, errors.InvalidRequest if 400 <= status < 500 else errors.InternalError)()
 
 
 def _passing(exception: DatabaseError) -> str | None:
@@ -132,8 +142,12 @@ def _passing(exception: DatabaseError) -> str | None:
     return state if state in RETRYABLE or state[:2] in {"08", "53", "57"} else None
 
 
-def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response:  # noqa: ARG001
+def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response:
     """Hand DRF's exceptions to ``Envelope``, which renders every error of the product."""
+    if isinstance(exception, drf.MethodNotAllowed):
+        # RFC 9110, 15.5.6: a 405 lists what the path takes.
+        taken = [method for method in context["view"].allowed_methods if method != "OPTIONS"]
+        raise errors.MethodNotAllowed(headers={"Allow": ", ".join(taken)})
     raise exception
 
 
@@ -151,24 +165,36 @@ class Envelope:
         answer["x-request-id"] = request_id(request)
         answer["deepailab-processing-ms"] = str((time.monotonic_ns() - started) // 1_000_000)
         answer["deepailab-version"] = settings.API_VERSION
+        if answer.status_code >= 400 and "X-Gateway-Error-Category" not in answer:
+            # An HTML page of Django's.
+            answer["X-Gateway-Error-Category"] = _of_status(answer.status_code).category
         charged = getattr(request, "tollbook_organization", None)
         if charged is not None:
             answer["deepailab-organization"] = charged
         return answer
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Django calls this for what a view raised; pages for people keep Django's own handling."""
-        if request.path.startswith(_PAGES):
+        """Django calls this for what a view raised; on pages for people Django shows what is Django's."""
+        if _PAGES.match(request.path) and not isinstance(exception, errors.ApiError | drf.APIException):
             return None
         return render_error(request, from_exception(exception))
 
     def _own_shape(self, request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
         """Replace an HTML error page of Django's by the envelope."""
         is_html = answer.get("Content-Type", "").startswith("text/html")
-        if answer.status_code < 400 or not is_html or request.path.startswith(_PAGES):
+        if answer.status_code < 400 or not is_html or _PAGES.match(request.path):
             return answer
-        family = _BY_STATUS.get(answer.status_code, errors.InternalError)
-        return render_error(request, family())
+        return render_error(request, _of_status(answer.status_code))
+
+
+class Negotiation(DefaultContentNegotiation):
+    """Who asks for problem details asks for JSON where there is no problem."""
+
+    def get_accept_list(self, request: Any) -> list[str]:
+        """The media types of ``Accept``, with JSON beside ``application/problem+json``."""
+        accepted: list[str] = super().get_accept_list(request)
+        takes_problems = any(_PROBLEM in each.lower() for each in accepted)
+        return [*accepted, "application/json"] if takes_problems else accepted
 
 
 class StrictJsonParser(BaseParser):

@@ -5,6 +5,7 @@ they were made and an id alone is a cursor and a partition key.
 """
 
 import secrets
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,11 +15,15 @@ from core import clock
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES = {letter: value for value, letter in enumerate(ALPHABET)}
 TEXT_LENGTH = 26
+# Two letters at a time: ids are shown a thousand an answer.
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
 _RANDOM_BITS = 74
 # Headroom below the random start: a run of ids counts upwards and never leaves its millisecond.
 _RUN_MAX = 1 << 24
+_lock = threading.Lock()
+_last = 0
 
 
 def _build(*, ms: int, low: int) -> UUID:
@@ -27,8 +32,20 @@ def _build(*, ms: int, low: int) -> UUID:
 
 
 def new() -> UUID:
-    """A fresh id stamped with this process's clock."""
-    return next(run(at=clock.now()))
+    """A fresh id stamped with this process's clock, above every one it made before (RFC 9562, 6.2)."""
+    global _last
+    with _lock:
+        fresh = next(run(at=clock.now()))
+        if fresh.int <= _last:
+            fresh = _above(_last)
+        _last = fresh.int
+        return fresh
+
+
+def _above(last: int) -> UUID:
+    """The id that follows ``last``: its free bits counted up by one."""
+    low = (last >> 64 & 0xFFF) << 62 | last & ((1 << 62) - 1)
+    return _build(ms=last >> 80, low=low + 1)
 
 
 def run(*, at: datetime) -> Iterator[UUID]:
@@ -59,8 +76,7 @@ def instant(value: UUID) -> datetime:
 def show(prefix: str, value: UUID) -> str:
     """The id as customers see it: ``usage_01K6Z7…``."""
     number = value.int
-    letters = [ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)]
-    return f"{prefix}_{''.join(letters)}"
+    return f"{prefix}_{''.join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])}"
 
 
 def read(prefix: str, text: str) -> UUID:

@@ -149,6 +149,8 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
+# In the admin: to the second, as it sorts.
+DATETIME_FORMAT = "Y-m-d H:i:s"
 USE_TZ = True
 STATIC_URL = "static/"
 # Serves the admin's and Swagger's files straight from the installed packages: no collect step.
@@ -173,6 +175,9 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["core.http.JsonRenderer"],
     "DEFAULT_PARSER_CLASSES": ["core.http.StrictJsonParser"],
     "DEFAULT_SCHEMA_CLASS": "core.openapi.Schema",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.http.Negotiation",
+    # OPTIONS is a 405 like any other method that a path does not take; the document describes the API.
+    "DEFAULT_METADATA_CLASS": None,
     "EXCEPTION_HANDLER": "core.http.answer_exception",
     "UNAUTHENTICATED_USER": None,
     "URL_FORMAT_OVERRIDE": None,

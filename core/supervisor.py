@@ -24,7 +24,7 @@ import kombu
 
 from core import env, processes
 from core.embedded import EmbeddedError, Postgres, Valkey, explain, rotate
-from core.web import Address, address, is_ready
+from core.web import Address, address, capacity, is_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK_SECONDS = 0.2
@@ -113,13 +113,15 @@ class Child:
             return
         if process.poll() is None:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         end = time.monotonic() + KILL_SECONDS
         # granian's workers outlive their main process and keep the port.
         while processes.kill_group(process.pid) and time.monotonic() < end:
             time.sleep(0.01)
-        process.wait()
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -327,9 +329,12 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def product(*, data_dir: Path) -> tuple[Child, list[Child]]:
-    """The product's own processes: the web server, and those started once it answers."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+def product(*, data_dir: Path, environment: Mapping[str, str]) -> tuple[Child, list[Child]]:
+    """The product's own processes: the web server, and those started once it answers.
+
+    Raises ``core.env.BadSetting``.
+    """
+    capacity()
     logs = data_dir / "log"
     celery = [sys.executable, "-m", "celery", "-A", "core"]
     level = ["--loglevel", env.text("LOG_LEVEL", "INFO")]
@@ -382,50 +387,45 @@ def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], Non
     with contextlib.suppress(Interrupted), supervisor.signals(), hold(data_dir) as unclean:
         chores = [_log_keeper(data_dir), *([follow_make(supervisor.ending)] if under_make else [])]
         try:
+            web, others = product(data_dir=data_dir, environment=_environment(where, data_dir=data_dir))
             check_port(where, wait=PORT_WAIT_SECONDS if unclean else 0.0)
-            _set_environment(where, data_dir=data_dir)
-            _start(supervisor, where, data_dir=data_dir, embedded=embedded, broker=broker, prepare=prepare)
+            for server in _servers(data_dir=data_dir, embedded=embedded, broker=broker):
+                supervisor.start(server)
+            prepare()
+            supervisor.start(web)
+            _await_ready(web, where)
+            for child in others:
+                supervisor.start(child)
+            with contextlib.suppress(OSError):
+                print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
             supervisor.interruptible = False
             supervisor.run(each_tick=chores)
         finally:
             supervisor.stop()
 
 
-def _set_environment(where: Address, *, data_dir: Path) -> None:
+def _environment(where: Address, *, data_dir: Path) -> dict[str, str]:
     """What the children need to know, unless the person said otherwise."""
-    os.environ["DATA_DIR"] = str(data_dir)
-    os.environ["HOST"] = where.host
-    os.environ["PORT"] = str(where.port)
     host = f"[{where.host}]" if ":" in where.host else where.host
-    os.environ["ALLOWED_HOSTS"] = env.text(
-        "ALLOWED_HOSTS", ",".join(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", host]))
-    )
+    names = ",".join(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", host]))
+    return os.environ | {
+        "DATA_DIR": str(data_dir),
+        "HOST": where.host,
+        "PORT": str(where.port),
+        "ALLOWED_HOSTS": env.text("ALLOWED_HOSTS", names),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
-def _start(
-    supervisor: Supervisor,
-    where: Address,
-    *,
-    data_dir: Path,
-    embedded: bool,
-    broker: str,
-    prepare: Callable[[], None],
-) -> None:
-    if embedded:
-        keep_secret_key(data_dir)
-        supervisor.start(Postgres(data_dir=data_dir))
+def _servers(*, data_dir: Path, embedded: bool, broker: str) -> Iterator[Part]:
+    """The servers that the person did not bring; a broker of their own is looked at instead."""
     if broker:
         check_broker(broker)
-    else:
-        supervisor.start(Valkey(data_dir=data_dir))
-    prepare()
-    web, others = product(data_dir=data_dir)
-    supervisor.start(web)
-    _await_ready(web, where)
-    for child in others:
-        supervisor.start(child)
-    with contextlib.suppress(OSError):
-        print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
+    if embedded:
+        keep_secret_key(data_dir)
+        yield Postgres(data_dir=data_dir)
+    if not broker:
+        yield Valkey(data_dir=data_dir)
 
 
 def _await_ready(web: Child, where: Address) -> None:

@@ -68,31 +68,35 @@ def attribute(
     with it, else the event is rejected. What cannot be found is an ``Orphan``, not lost.
     """
     events = [item for item in items if isinstance(item, Event)]
-    slugs = {_slug(event, default_slug) for event in events} - {None}
+    slugs = {_slug(event, default_slug) for event in events}
     organizations_by_slug = organizations.find_slugs({slug for slug in slugs if slug is not None})
     key_ids: dict[str | None, UUID | None] = {
         event.api_key_id: _key_id(event.api_key_id) for event in events if event.api_key_id
     }
     keys_by_id = keys.find([key_id for key_id in key_ids.values() if key_id is not None])
-    named = [
-        (
+    named = {
+        (event.organization, event.api_key_id): (
             organizations_by_slug.get(_slug(event, default_slug) or ""),
             _known(keys_by_id, key_ids.get(event.api_key_id)),
         )
         for event in events
-    ]
-    pairs = {pair for organization, key in named if (pair := _pair(organization, key)) is not None}
-    members_by_pair = members.find_many(pairs)
+    }
+    members_by_pair = members.find_many({pair for names in named.values() if (pair := _pair(*names)) is not None})
+    # A batch names few organizations and keys, so who they are is settled once for each.
+    settled: dict[tuple[str | None, str | None], _Who] = {}
+    for event in events:
+        names = (event.organization, event.api_key_id)
+        if names not in settled:
+            organization, key = named[names]
+            pair = _pair(organization, key)
+            member = members_by_pair.get(pair) if pair else None
+            settled[names] = _Who(_slug(event, default_slug), organization, key, member)
     outcomes: list[Outcome] = []
     for place, item in enumerate(items):
         if isinstance(item, Rejection):
             outcomes.append(item)
             continue
-        slug = _slug(item, default_slug)
-        organization = organizations_by_slug.get(slug) if slug else None
-        key = _known(keys_by_id, key_ids.get(item.api_key_id))
-        pair = _pair(organization, key)
-        who = _Who(slug, organization, key, members_by_pair.get(pair) if pair else None)
+        who = settled[item.organization, item.api_key_id]
         outcome = _attribute(place, item, who, limits=reporter.organizations)
         if isinstance(outcome, Rejection) and not single:
             outcome.error.param = f"events[{place}].{outcome.error.param}"

@@ -4,7 +4,6 @@ Prices are appended and never changed. The version in force at an instant is the
 last, unless it has ended; so a later version closes an earlier one without touching its row.
 """
 
-from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -62,11 +61,10 @@ class Listing:
 
 def in_force(versions: Sequence[Version], at: datetime) -> Version | None:
     """The version that began last at or before ``at``, if it has not ended; ``versions`` rise by start."""
-    place = bisect_right(versions, at, key=lambda version: version.effective_from)
-    if place == 0:
-        return None
-    version = versions[place - 1]
-    return version if version.effective_to is None or at < version.effective_to else None
+    for version in reversed(versions):
+        if version.effective_from <= at:
+            return version if version.effective_to is None or at < version.effective_to else None
+    return None
 
 
 def _load(keys: Collection[str]) -> Mapping[str, Listing]:
@@ -91,15 +89,17 @@ class Loaded(NamedTuple):
     models_changed: int
     prices_added: int
     prices_known: int
+    late: Sequence[str]
 
 
 @transaction.atomic
-def load(document: Mapping[str, Any], *, publish: bool = True) -> Loaded:
+def load(document: Mapping[str, Any], *, publish: bool = True, skip_late: bool = False) -> Loaded:
     """Bring in a catalog document (``tollbook/catalog-1``): models are updated, prices appended.
 
     All or nothing; without ``publish`` everything is checked and nothing kept. Raises
     ``BadCatalog``: a malformed entry; a published price told differently; a new price that would
-    change what is already in force or could already have been charged.
+    change what is already in force or could already have been charged. With ``skip_late`` the
+    last is left out and named instead: what a newer release knows of the past is for finance to judge.
     """
     if document.get("format") != FORMAT or not isinstance(document.get("models"), list):
         raise BadCatalog(f'the document needs "format": "{FORMAT}" and a list of models')
@@ -109,6 +109,7 @@ def load(document: Mapping[str, Any], *, publish: bool = True) -> Loaded:
     for price in Price.objects.order_by("effective_from"):
         published.setdefault(price.model_id, []).append(price)
     added = changed = prices_added = prices_known = 0
+    late = []
     for entry in document["models"]:
         fields = _read_model(entry)
         slug = fields["slug"]
@@ -124,31 +125,41 @@ def load(document: Mapping[str, Any], *, publish: bool = True) -> Loaded:
             changed += 1
         names.update(dict.fromkeys(fields["aliases"], slug))
         for price in _read_prices(entry, model):
-            told = next((p for p in published.get(model.id, ()) if p.effective_from == price.effective_from), None)
-            if told is not None:
-                if (told.rates, told.effective_to) != (price.rates, price.effective_to):
-                    raise BadCatalog(f"{slug}: the price from {price.effective_from} is published and never changes")
-                prices_known += 1
+            try:
+                new = _is_new(slug, price, published.get(model.id, []))
+            except BadCatalog as refusal:
+                if not skip_late:
+                    raise
+                late.append(str(refusal))
                 continue
-            _refuse_rewriting(slug, price, published.get(model.id, []))
-            price.save(force_insert=True)
-            prices_added += 1
+            if new:
+                price.save(force_insert=True)
+            prices_added += new
+            prices_known += not new
     if not publish:
         transaction.set_rollback(True)
     elif added or changed or prices_added:
         caches.bump()
-    return Loaded(added, changed, prices_added, prices_known)
+    return Loaded(added, changed, prices_added, prices_known, late)
 
 
-def _refuse_rewriting(slug: str, price: Price, published: Sequence[Price]) -> None:
-    """A new price may begin where none is in force, or two cache lives from now. Raises ``BadCatalog``."""
+def _is_new(slug: str, price: Price, published: Sequence[Price]) -> bool:
+    """Whether a price is to be added; a known one is told again.
+
+    A new one may begin where none is in force, or two cache lives from now. Raises ``BadCatalog``.
+    """
+    told = next((known for known in published if known.effective_from == price.effective_from), None)
+    if told is not None:
+        if (told.rates, told.effective_to) != (price.rates, price.effective_to):
+            raise BadCatalog(f"{slug}: the price from {price.effective_from} is published and never changes")
+        return False
     versions = [
-        Version(p.id, p.effective_from, p.effective_to, rating.RateCard((), {}, 0))
-        for p in sorted(published, key=lambda p: p.effective_from)
+        Version(known.id, known.effective_from, known.effective_to, rating.RateCard((), {}, 0)) for known in published
     ]
     soonest = clock.now() + timedelta(seconds=2 * settings.CACHE_SECONDS)
     if in_force(versions, price.effective_from) is not None and price.effective_from < soonest:
         raise BadCatalog(f"{slug}: a price is in force at {price.effective_from}; a new one starts after {soonest}")
+    return True
 
 
 def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:

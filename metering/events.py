@@ -196,7 +196,9 @@ def _convert(value: dict[str, Any]) -> Event:
     """Types and ranges of one event. Raises an ``ApiError`` that names the field."""
     if "occurred_at" not in value or value["occurred_at"] is None:
         raise errors.MissingParameter("occurred_at is required.", param="occurred_at")
-    fields = {name: field for name, field in value.items() if field is not None}
+    fields = (
+        {name: field for name, field in value.items() if field is not None} if None in value.values() else {**value}
+    )
     fields["occurred_at"] = _instant(fields["occurred_at"])
     cost = fields.get("provider_cost_usd")
     if cost is not None:

@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from core import ids
 from core.fields import IdField, UsdField
 from orgs.models import Organization
 
@@ -77,6 +78,9 @@ class Price(models.Model):
                 condition=Q(effective_to__isnull=True) | Q(effective_to__gt=F("effective_from")),
             ),
         )
+
+    def __str__(self) -> str:
+        return ids.show("price", self.pk)
 
 
 class Usage(models.Model):
@@ -149,6 +153,9 @@ class UsageRecord(Usage):
         db_table = "usage_record"
         ordering = ("-id",)
 
+    def __str__(self) -> str:
+        return ids.show("usage", self.pk)
+
     @property
     def total_tokens(self) -> int:
         """Input and output together."""
@@ -169,6 +176,9 @@ class RequestLog(Usage):
         db_table = "request_log"
         ordering = ("-id",)
         verbose_name = "failed request"
+
+    def __str__(self) -> str:
+        return ids.show("log", self.pk)
 
 
 class UsageClaim(models.Model):
@@ -231,3 +241,6 @@ class Quarantine(models.Model):
         verbose_name = "quarantined event"
         constraints = (models.UniqueConstraint(fields=("scope", "event_id"), name="quarantine_once"),)
         indexes = (models.Index(fields=("model", "id"), condition=Q(resolved_at__isnull=True), name="quarantine_open"),)
+
+    def __str__(self) -> str:
+        return ids.show("quar", self.pk)

@@ -75,8 +75,8 @@ _CLAIM = """
 """
 
 
-def claim(claims: Sequence[Claim]) -> set[tuple[UUID, str]]:
-    """Take event ids; the keys that were free. A rival's open claim is waited for.
+def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
+    """Take event ids; the standing claims of those that were taken before. A rival's open claim is waited for.
 
     Nearly every batch is new as a whole, so it is copied in; one that meets a standing claim is
     taken back and asks event by event. Sorted, so two batches that overlap in any order wait for
@@ -84,7 +84,7 @@ def claim(claims: Sequence[Claim]) -> set[tuple[UUID, str]]:
     """
     assert connection.in_atomic_block
     if not claims:
-        return set()
+        return {}
     ordered = sorted(claims, key=_claim_key)
     try:
         with transaction.atomic():
@@ -93,30 +93,29 @@ def claim(claims: Sequence[Claim]) -> set[tuple[UUID, str]]:
         if sqlstate(error) != UNIQUE_VIOLATION:
             raise
     else:
-        return {_claim_key(one) for one in ordered}
+        return {}
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, [list(column) for column in zip(*ordered, strict=True)])
-        return set(cursor.fetchall())
+        free = set(cursor.fetchall())
+    # A statement of its own: it sees what the rival committed while we waited.
+    return standing([key for one in ordered if (key := _claim_key(one)) not in free])
 
 
 def _claim_key(one: Claim) -> tuple[UUID, str]:
     return (one.organization_id, one.event_id)
 
 
-def claims_of(keys: Iterable[tuple[UUID, str]]) -> dict[tuple[UUID, str], Claim]:
-    """The standing claims of these keys."""
-    wanted = list(keys)
-    if not wanted:
-        return {}
+def standing(keys: Sequence[tuple[UUID, str]]) -> dict[tuple[UUID, str], Claim]:
+    """The claims that stand on these (organization, event id) keys."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT c.organization_id, c.event_id, c.state, c.record_id, c.cost_usd, c.fingerprint, c.occurred_at"
             " FROM usage_claim c JOIN unnest(%s::uuid[], %s::text[]) AS wanted (organization_id, event_id)"
             " ON c.organization_id = wanted.organization_id AND c.event_id = wanted.event_id",
-            [[key[0] for key in wanted], [key[1] for key in wanted]],
+            [[key[0] for key in keys], [key[1] for key in keys]],
         )
         found = [Claim(*row)._replace(fingerprint=bytes(row[5])) for row in cursor.fetchall()]
-    return {(one.organization_id, one.event_id): one for one in found}
+    return {_claim_key(one): one for one in found}
 
 
 # The columns of each table's COPY, with their types.

@@ -113,7 +113,7 @@ def by_copy(stage: Stage, *, connections: int) -> float:
 def figures(stage: Stage) -> list[Figure]:
     """One process against one connection, two against two."""
     found = []
-    for workers, clients in ((1, 2), (2, 4)):
+    for workers, clients in ((1, 1), (2, 2)):
         limit = by_copy(stage, connections=workers)
         value = over_http(stage, workers=workers, clients=clients)
         found.append(

@@ -49,7 +49,7 @@ class Command(BaseCommand):
                 cursor.execute("SELECT pg_advisory_lock(%s)", [PREPARE_LOCK])
                 cursor.execute(f"SET lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
             call_command("migrate", interactive=False, verbosity=0)
-            call_command("load_prices", str(SEED), "--publish", stdout=io.StringIO())
+            call_command("load_prices", str(SEED), "--publish", "--skip-late", stdout=io.StringIO())
             if options["demo"]:
                 self._demo(base_url=options["demo"])
         except DatabaseError as error:

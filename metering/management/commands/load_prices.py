@@ -20,6 +20,7 @@ class Command(BaseCommand):
         """The file, its format, and the will to publish."""
         parser.add_argument("file", type=Path)
         parser.add_argument("--format", choices=["tollbook"], default="tollbook")
+        parser.add_argument("--skip-late", action="store_true", help="leave out what would change prices in force")
         parser.add_argument("--publish", action="store_true", help="without it the file is only checked")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -32,7 +33,7 @@ class Command(BaseCommand):
         if not isinstance(document, dict):
             raise CommandError(f"{path}: a catalog is a JSON object")
         try:
-            loaded = catalog.load(document, publish=options["publish"])
+            loaded = catalog.load(document, publish=options["publish"], skip_late=options["skip_late"])
         except catalog.BadCatalog as error:
             raise CommandError(f"{path}: {error}") from error
         told = "published" if options["publish"] else "checked, not published"
@@ -40,3 +41,5 @@ class Command(BaseCommand):
             f"{told}: {loaded.models_added} models added, {loaded.models_changed} changed;"
             f" {loaded.prices_added} prices added, {loaded.prices_known} known"
         )
+        for refusal in loaded.late:
+            self.stdout.write(f"left out: {refusal}")

@@ -1,0 +1,179 @@
+"""Two organizations side by side, with people, keys, usage and money, made the way the product makes them."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.test import Client
+
+from billing import grants
+from billing.models import Transfer
+from core import ids
+from metering.models import UsageRecord
+from orgs.keys import IssuedKey
+from orgs.models import Member, Organization, User
+from tests.orgs import world
+
+MANAGING = ("billing:manage", "keys:manage", "webhooks:manage")
+EVENTS = "/v1/events"
+
+
+@dataclass
+class Caller:
+    """Somebody with a key who calls the API, and the organization they name, if any."""
+
+    name: str
+    secret: str
+    organization: str = ""
+    client: Client = field(default_factory=Client)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What authenticates every call."""
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        return headers | ({"X-DeepToken-Org": self.organization} if self.organization else {})
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        raw: bytes | str | None = None,
+        content_type: str = "application/json",
+        **headers: str,
+    ) -> Any:
+        """The answer to one request; ``body`` goes as JSON, ``raw`` as it is."""
+        text = raw if raw is not None else "" if body is None else json.dumps(body)
+        return self.client.generic(
+            method,
+            path,
+            text,
+            content_type=content_type,
+            query_params=dict(query or {}),  # type: ignore[arg-type]
+            headers={**self.headers, **headers},
+        )
+
+    def get(self, path: str, *, accept: str = "application/json", **query: Any) -> Any:
+        """A read."""
+        return self.call("GET", path, query=query, Accept=accept)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        """A write."""
+        return self.call("POST", path, body=body, **options)
+
+
+def event(event_id: str, **told: Any) -> dict[str, Any]:
+    """A finished request: 1,000 tokens in, 200 out, a minute ago."""
+    return {
+        "event_id": event_id,
+        "model": "deepseek-chat",
+        "occurred_at": int(time.time()) - 60,
+        "input_tokens": 1000,
+        "output_tokens": 200,
+        **told,
+    }
+
+
+@dataclass
+class House:
+    """An organization with its people, their keys, its usage and its statement."""
+
+    slug: str
+    organization: Organization
+    owner: User
+    plain: Member
+    viewer: Member
+    keys: dict[str, IssuedKey]
+    callers: dict[str, Caller]
+    gateway: Caller
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """Its usage, oldest first."""
+        return list(UsageRecord.objects.filter(organization=self.organization).order_by("id"))
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """Its statement, oldest first."""
+        return list(Transfer.objects.filter(organization=self.organization).order_by("id"))
+
+    def shown(self, kind: str) -> list[str]:
+        """The ids on the wire of what it owns."""
+        owned: Mapping[str, Iterator[UUID]] = {
+            "key": (issued.key.pk for issued in self.keys.values()),
+            "usage": (record.pk for record in self.records),
+            "tr": (transfer.pk for transfer in self.transfers),
+        }
+        return [ids.show(kind, each) for each in owned[kind]]
+
+    @property
+    def markers(self) -> list[str]:
+        """Texts that occur in an answer only if it shows something of this organization."""
+        people = [self.owner, self.plain.user, self.viewer.user]
+        return [
+            self.slug,
+            ids.show("org", self.organization.pk),
+            *(str(each.pk) for each in (self.organization, *people)),
+            *(person.email for person in people),
+            *(text for kind in ("key", "usage", "tr") for text in self.shown(kind)),
+            *(issued.secret for issued in self.keys.values()),
+            *(record.event_id for record in self.records),
+        ]
+
+
+def house(slug: str) -> House:
+    """An organization whose usage was reported by a gateway that may report for no other."""
+    owner = world.person(f"owner@{slug}.example")
+    organization = world.organization(slug, owner=owner)
+    plain = world.member(organization, f"plain@{slug}.example", "member")
+    viewer = world.member(organization, f"viewer@{slug}.example", "viewer")
+    keys = {
+        "organization": world.organization_key(organization, name=f"key of {slug}", scopes=MANAGING),
+        "owner": world.personal_key(owner, name=f"owner of {slug}", scopes=MANAGING),
+        "plain": world.personal_key(plain.user, name=f"member of {slug}", scopes=MANAGING),
+        "viewer": world.personal_key(viewer.user, name=f"viewer of {slug}", scopes=MANAGING),
+        "service": world.service_key(name=f"gateway of {slug}", organizations=[organization.pk]),
+    }
+    callers = {
+        "organization": Caller("organization", keys["organization"].secret),
+        "owner": Caller("owner", keys["owner"].secret, slug),
+        "alone": Caller("alone", keys["owner"].secret),
+        "plain": Caller("plain", keys["plain"].secret, slug),
+        "viewer": Caller("viewer", keys["viewer"].secret, slug),
+        "service": Caller("service", keys["service"].secret),
+    }
+    gateway = Caller("gateway", keys["service"].secret, slug)
+    built = House(slug, organization, owner, plain, viewer, keys, callers, gateway)
+    give(organization, "10")
+    for name in ("organization", "owner", "plain"):
+        report(built, key=name)
+    return built
+
+
+def give(organization: Organization, usd: str, *, reason: str = "welcome") -> None:
+    """Promotional credit."""
+    with transaction.atomic():
+        grants.promote(
+            organization_id=organization.pk,
+            amount_usd=Decimal(usd),
+            reference=ids.show("req", ids.new()),
+            actor="tests",
+            reason=reason,
+        )
+
+
+def report(of: House, *, key: str, count: int = 2, **told: Any) -> None:
+    """Events of one of its keys, each in a transaction and a transfer of its own."""
+    shown = ids.show("key", of.keys[key].key.pk)
+    for number in range(count):
+        event_id = f"{of.slug}-{key}-{number}-{ids.new()}"
+        told = {"end_user": f"user of {of.slug}", "metadata": {"house": of.slug}, **told}
+        answer = of.gateway.post(EVENTS, event(event_id, api_key_id=shown, **told))
+        assert answer.status_code == 201, answer.content
