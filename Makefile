@@ -34,7 +34,7 @@ static: $(DEVELOPMENT)
 	$(BIN)/ruff format --check . || { echo "format: run $(BIN)/ruff format ."; exit 1; }
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(OFFLINE) $(MANAGE) makemigrations --check --dry-run
 	$(OFFLINE) $(MANAGE) spectacular --format openapi-json --fail-on-warn --validate --file $(VENV)/openapi.json
 	cmp docs/openapi.json $(VENV)/openapi.json || { echo "docs/openapi.json is out of date: run make openapi"; exit 1; }

@@ -58,7 +58,9 @@ def spend(standing: Standing, amount: Decimal, *, kind: str, to: str) -> list[St
 def receive(standing: Standing, amount: Decimal, *, kind: str, source: str) -> list[Step]:
     """Put ``amount`` > 0 into the wallet; an overdraft is repaid from it at once."""
     assert amount > 0
-    standing = standing._replace(posted=standing.posted + amount, seq=standing.seq + 1)
+    # Money back from revenue is usage that was not spent after all.
+    spent = standing.spent - amount if source == REVENUE else standing.spent
+    standing = standing._replace(posted=standing.posted + amount, spent=spent, seq=standing.seq + 1)
     steps = [Step(kind, source, WALLET, amount, standing)]
     repaid = min(standing.posted, standing.overdraft)
     if repaid > 0:

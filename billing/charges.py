@@ -18,16 +18,19 @@ from billing import ledger
 from billing.models import Account, TransferKind
 from core import ids, money
 from core.transactions import RETRYABLE, retry, sqlstate
-from metering import catalog, partitions, quarantine, rating, usage, verdicts
+from metering import partitions, pricing, quarantine, rating, usage, verdicts
 from metering.attribution import Attributed, Orphan
 from metering.models import Quarantine, UsageClaim
 from metering.verdicts import Status, Verdict
+from orgs import organizations
 
 log = logging.getLogger(__name__)
 
 Item = Attributed | Orphan
 Key = tuple[UUID | str, str]
 State = UsageClaim.State
+# The plain strings: an enum's member is looked up anew each time it is named.
+_RECORDED, _LOGGED, _QUARANTINED = (state.value for state in (State.RECORDED, State.LOGGED, State.QUARANTINED))
 
 
 class Line(NamedTuple):
@@ -43,6 +46,7 @@ class Line(NamedTuple):
     cost_pico: int
     cost_usd: Decimal
     price_id: UUID | None
+    rule_id: UUID | None
     unpriced: str | None
 
     @property
@@ -61,15 +65,22 @@ def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
     Never raises for what one event or one organization did: what could not be written now is
     ``failed`` and may be sent again.
     """
+    # Ids that all differ need no look at whose they are.
+    if len({item.event.event_id for item in items}) == len(items):
+        given = _settle_all(items, reported_by=reported_by)
+        return [given[item.place] for item in items]
     firsts: dict[Key, Item] = {}
     for item in items:
         firsts.setdefault(item.key, item)
+    return _copies(items, firsts, _settle_all(list(firsts.values()), reported_by=reported_by))
+
+
+def _settle_all(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
+    """Verdicts by place of events whose ids all differ."""
     given: dict[int, Verdict] = {}
-    for group in together(list(firsts.values())):
+    for group in together(items):
         given.update(_settle(group, reported_by=reported_by))
-    if len(firsts) == len(items):
-        return [given[item.place] for item in items]
-    return [_told(item, firsts[item.key], given) for item in items]
+    return given
 
 
 def together(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -85,13 +96,37 @@ def by_organization(items: Sequence[Item]) -> list[Sequence[Item]]:
     return list(groups.values())
 
 
-def _told(item: Item, first: Item, given: Mapping[int, Verdict]) -> Verdict:
+def _copies(items: Sequence[Item], firsts: Mapping[Key, Item], given: Mapping[int, Verdict]) -> list[Verdict]:
+    """Verdicts of a batch in which an event id stands more than once; the first copies have theirs.
+
+    A copy that differs from a first one which was refused may still be the story that stands.
+    """
+    doubtful = {
+        item.place: (item.organization_id, item.event.event_id)
+        for item in items
+        if isinstance(item, Attributed)
+        and given[firsts[item.key].place].status is Status.CONFLICT
+        and item.fingerprint != firsts[item.key].fingerprint
+    }
+    standing = usage.standing(list(set(doubtful.values()))) if doubtful else {}
+    claims = {place: standing[key] for place, key in doubtful.items() if key in standing}
+    return [_told(item, firsts[item.key], given, claims.get(item.place)) for item in items]
+
+
+def _told(item: Item, first: Item, given: Mapping[int, Verdict], claim: usage.Claim | None) -> Verdict:
     """The verdict of one copy: later copies in a batch are duplicates of the first, or conflicts."""
     verdict = given[first.place]
+    event_id = item.event.event_id
     if item is first:
         return verdict
+    if verdict.status is Status.FAILED:
+        return verdicts.failed(event_id)
     if item.fingerprint != first.fingerprint:
-        return verdicts.conflict(item.event.event_id)
+        if claim is not None and claim.fingerprint == item.fingerprint:
+            return _verdict(claim, Status.DUPLICATE)
+        return verdicts.conflict(event_id)
+    if verdict.status is Status.CONFLICT:
+        return verdicts.conflict(event_id)
     return verdict._replace(status=Status.DUPLICATE) if verdict.status is Status.CREATED else verdict
 
 
@@ -102,8 +137,10 @@ def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Ver
     except Error as error:
         state = sqlstate(error)
         # Conflicts of one organization must not hurt another; content at fault is cornered by halves.
-        # A database that is gone, full or shutting down is gone for each part as well.
-        splittable = state is not None and state[:2] not in {"08", "53", "57"}
+        # What is wrong for one part is wrong for each: a database that is gone, full, read-only or
+        # shutting down, rights or tables that are missing.
+        splittable = state is not None and state[:2] not in {"08", "25", "42", "53", "57"}
+        splittable = splittable and not _month_is_missing(error)
         parts: list[Sequence[Item]] = by_organization(items) if splittable else []
         if len(parts) == 1:
             parts = _halves(items) if state not in RETRYABLE else []
@@ -153,12 +190,18 @@ def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int
 
     taken = usage.claim([line.claim for line in lines])
     won = [line for line in lines if line.item.key not in taken] if taken else lines
-    given = {line.item.place: _verdict(line.claim, Status.CREATED) for line in won}
+    given = {line.item.place: _created(line) for line in won}
     given.update(_again(lines, taken))
     given.update(_hold(orphans, won, stamps=stamps, at=at, reported_by=reported_by))
 
-    charged = [line for line in won if line.state == State.RECORDED]
-    failures = [line for line in won if line.state == State.LOGGED]
+    book(won, stamps=stamps, at=at, reported_by=reported_by)
+    return given
+
+
+def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_by: UUID | None) -> None:
+    """Write the records of claimed lines and charge their wallets, as the last act of the caller's transaction."""
+    charged = [line for line in won if line.state == _RECORDED]
+    failures = [line for line in won if line.state == _LOGGED]
     totals: dict[UUID, int] = {}
     for line in charged:
         payer = line.item.payer_id
@@ -172,31 +215,47 @@ def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int
         )
     if moves:
         ledger.post(list(moves.values()), at=at)
-    return given
 
 
 def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]:
     """What each event costs by the catalog in force when it happened. No query."""
-    listing = catalog.listing()
-    for item in items:
+    book = pricing.book()
+    batch = list(items)
+    owners = organizations.find_ids({item.organization_id for item in batch}) if book.has_rules else {}
+    for item in batch:
         event = item.event
-        model = listing.find(event.model)
+        model = book.listing.find(event.model)
         slug = model.slug if model else event.model
         if not event.billed:
-            yield Line(item, next(stamps), State.LOGGED.value, slug, 0, money.ZERO, None, None)
+            yield Line(item, next(stamps), _LOGGED, slug, 0, money.ZERO, None, None, None)
             continue
-        version = listing.price_at(slug, event.occurred_at) if model else None
+        owner = owners.get(item.organization_id)
+        offer = model and book.offer(
+            model,
+            organization_id=item.organization_id,
+            group=owner.price_group if owner else "",
+            at=event.occurred_at,
+        )
         pico, unpriced = 0, None
-        if version is None:
+        if not offer:
             unpriced = f"no price of {slug} at {event.occurred_at}" if model else f"no model {slug}"
         else:
             try:
-                pico = rating.rate(version.card, event, event.occurred_at).cost_pico
+                pico = rating.rate(offer.card, event, event.occurred_at).cost_pico
             except rating.Unpriced as reason:
                 unpriced = str(reason)
-        state = State.RECORDED.value if unpriced is None else State.QUARANTINED.value
-        price_id = None if version is None else version.id
-        yield Line(item, next(stamps), state, slug, pico, money.from_pico(pico), price_id, unpriced)
+        state = _RECORDED if unpriced is None else _QUARANTINED
+        price_id = offer.version.id if offer else None
+        rule_id = offer.rule.id if offer and offer.rule else None
+        yield Line(item, next(stamps), state, slug, pico, money.from_pico(pico), price_id, rule_id, unpriced)
+
+
+def _created(line: Line) -> Verdict:
+    """The answer to an event whose claim was free."""
+    event_id = line.item.event.event_id
+    if line.unpriced is not None:
+        return Verdict(event_id, Status.QUARANTINED)
+    return Verdict(event_id, Status.CREATED, line.record_id if line.state == _RECORDED else None, line.cost_usd)
 
 
 def _verdict(claim: usage.Claim, status: Status) -> Verdict:
@@ -259,4 +318,6 @@ def _charge(payer: UUID, pico: int, transfer_id: UUID) -> ledger.Move:
 def _charged(line: Line, moves: Mapping[UUID, ledger.Move]) -> usage.Charged:
     assert line.price_id is not None
     move = moves[line.item.payer_id] if line.cost_pico else None
-    return usage.Charged(line.record_id, line.item, line.model, line.cost_usd, line.price_id, move.id if move else None)
+    return usage.Charged(
+        line.record_id, line.item, line.model, line.cost_usd, line.price_id, line.rule_id, move.id if move else None
+    )

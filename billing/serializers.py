@@ -5,9 +5,12 @@ from typing import Any
 
 from rest_framework import serializers
 
+from billing.explain import Explanation, Part, arithmetic
 from billing.models import Account, Transfer
+from billing.quotes import Asked, Quote
 from billing.wallets import State
 from core import clock, ids, money, wire
+from metering import rating
 from metering.serializers import UsdNumber
 
 
@@ -96,6 +99,214 @@ class CallingKeySerializer(serializers.Serializer[Any]):
     """``GET /v1/key``."""
 
     data = KeyInnerSerializer()  # type: ignore[assignment]
+
+
+class PartSerializer(serializers.Serializer[Any]):
+    """One product of a cost's sum."""
+
+    pool = serializers.CharField()
+    quantity = serializers.IntegerField()
+    rate_usd = UsdNumber()
+    per = serializers.IntegerField(help_text="The rate is for so many: 1000000 tokens, or 1 use")
+    cost_usd = UsdNumber()
+
+
+class ExplainedPriceSerializer(serializers.Serializer[Any]):
+    """The price version that was used, frozen on the record."""
+
+    id = serializers.CharField()
+    effective_from = serializers.IntegerField()
+    source = serializers.CharField()  # type: ignore[assignment]
+
+
+class ExplainedRuleSerializer(serializers.Serializer[Any]):
+    """The markup, discount or contract that was applied to the price."""
+
+    id = serializers.CharField()
+    factor = UsdNumber(allow_null=True, help_text="Null where the contract has rates of its own")
+    effective_from = serializers.IntegerField()
+    effective_to = serializers.IntegerField(allow_null=True)
+
+
+class ExplainedTermsSerializer(serializers.Serializer[Any]):
+    """The entry of the rate card that held."""
+
+    service_tier = serializers.CharField(allow_null=True)
+    batch = serializers.BooleanField()
+    above_input_tokens = serializers.IntegerField()
+    windows = serializers.ListField(child=serializers.CharField())
+
+
+class ExplainedTransferSerializer(serializers.Serializer[Any]):
+    """The movement of money that this record is part of."""
+
+    id = serializers.CharField()
+    kind = serializers.CharField()
+    amount_usd = UsdNumber()
+    created_at = serializers.IntegerField()
+
+
+class ExplainedCorrectionSerializer(serializers.Serializer[Any]):
+    """What was posted about the record afterwards."""
+
+    usage_record_id = serializers.CharField()
+    kind = serializers.CharField()
+    cost_usd = UsdNumber()
+    reason = serializers.CharField()
+    created_at = serializers.IntegerField()
+
+
+class ExplanationSerializer(serializers.Serializer[Any]):
+    """``GET /v1/usage/{id}/explain``."""
+
+    object = serializers.ChoiceField(["usage_explanation"])
+    id = serializers.CharField()
+    model = serializers.CharField()
+    occurred_at = serializers.IntegerField()
+    usage_source = serializers.CharField()
+    cost_usd = UsdNumber()
+    net_cost_usd = UsdNumber(help_text="With all corrections")
+    matches = serializers.BooleanField(help_text="Whether the parts add up to the cost, derived again just now")
+    arithmetic = serializers.CharField()
+    parts = PartSerializer(many=True)
+    terms = ExplainedTermsSerializer(allow_null=True)
+    price = ExplainedPriceSerializer()
+    rule = ExplainedRuleSerializer(allow_null=True)
+    transfer = ExplainedTransferSerializer(allow_null=True)
+    attempts = serializers.IntegerField(allow_null=True)
+    corrects = serializers.CharField(allow_null=True)
+    corrections = ExplainedCorrectionSerializer(many=True)
+
+
+class EstimateRequestSerializer(serializers.Serializer[Any]):
+    """What ``POST /v1/estimate`` takes: counts as in an event, or text to count."""
+
+    model = serializers.CharField()
+    input_tokens = serializers.IntegerField(required=False, min_value=0)
+    cached_input_tokens = serializers.IntegerField(required=False, min_value=0)
+    cache_write_tokens = serializers.IntegerField(required=False, min_value=0)
+    cache_write_1h_tokens = serializers.IntegerField(required=False, min_value=0)
+    output_tokens = serializers.IntegerField(required=False, min_value=0)
+    max_output_tokens = serializers.IntegerField(required=False, min_value=0, help_text="Taken for output_tokens")
+    reasoning_tokens = serializers.IntegerField(required=False, min_value=0)
+    units = serializers.DictField(child=serializers.IntegerField(min_value=0), required=False)
+    service_tier = serializers.CharField(required=False)
+    batch = serializers.BooleanField(required=False)
+    messages = serializers.ListField(required=False)
+    input_text = serializers.CharField(required=False)
+    output_text = serializers.CharField(required=False)
+
+
+class EstimateSerializer(serializers.Serializer[Any]):
+    """``POST /v1/estimate``."""
+
+    object = serializers.ChoiceField(["estimate"])
+    model = serializers.CharField()
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    usage_source = serializers.ChoiceField(["reported", "estimated"])
+    cost_usd = UsdNumber()
+    arithmetic = serializers.CharField()
+    parts = PartSerializer(many=True)
+    price_id = serializers.CharField()
+    rule_id = serializers.CharField(allow_null=True)
+
+
+def show_estimate(asked: Asked, found: Quote) -> dict[str, Any]:
+    """What a request would cost."""
+    return {
+        "object": "estimate",
+        "model": found.model,
+        "input_tokens": asked.counts.input_tokens,
+        "output_tokens": asked.counts.output_tokens,
+        "usage_source": "estimated" if asked.estimated else "reported",
+        "cost_usd": wire.number(found.cost_usd),
+        "arithmetic": arithmetic(found.parts),
+        "parts": [show_part(part) for part in found.parts],
+        "price_id": ids.show("price", found.price_id),
+        "rule_id": None if found.rule_id is None else ids.show("rule", found.rule_id),
+    }
+
+
+def show_part(part: Part) -> dict[str, Any]:
+    """One product of a cost's sum."""
+    return {
+        "pool": part.pool,
+        "quantity": part.quantity,
+        "rate_usd": wire.number(part.rate_usd),
+        "per": part.per,
+        "cost_usd": wire.number(part.cost_usd),
+    }
+
+
+def show_window(window: rating.Window) -> str:
+    """A window in words: ``01:00-04:00 UTC on Mon, Tue``."""
+    days = ", ".join(_DAYS[day] for day in window.days)
+    return f"{window.start:%H:%M}-{window.end:%H:%M} {window.zone} on {days}"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def show_terms(terms: rating.Terms) -> dict[str, Any]:
+    """The conditions of a rate card's entry."""
+    return {
+        "service_tier": terms.service_tier,
+        "batch": terms.batch,
+        "above_input_tokens": terms.above_input_tokens,
+        "windows": [show_window(window) for window in terms.windows],
+    }
+
+
+def show_explanation(found: Explanation) -> dict[str, Any]:
+    """How a record's cost came about; whom it was routed to and what that cost us stays inside."""
+    record, price, rule, transfer = found.record, found.price, found.rule, found.transfer
+    return {
+        "object": "usage_explanation",
+        "id": ids.show("usage", record.id),
+        "model": record.model,
+        "occurred_at": clock.to_unix(record.occurred_at),
+        "usage_source": record.usage_source,
+        "cost_usd": wire.number(record.cost_usd),
+        "net_cost_usd": wire.number(found.net_usd),
+        "matches": found.matches,
+        "arithmetic": arithmetic(found.parts),
+        "parts": [show_part(part) for part in found.parts],
+        "terms": None if found.terms is None else show_terms(found.terms),
+        "price": {
+            "id": ids.show("price", price.id),
+            "effective_from": clock.to_unix(price.effective_from),
+            "source": price.source,
+        },
+        "rule": None
+        if rule is None
+        else {
+            "id": ids.show("rule", rule.id),
+            "factor": None if rule.factor is None else wire.number(rule.factor),
+            "effective_from": clock.to_unix(rule.effective_from),
+            "effective_to": None if rule.effective_to is None else clock.to_unix(rule.effective_to),
+        },
+        "transfer": None
+        if transfer is None
+        else {
+            "id": ids.show("tr", transfer.id),
+            "kind": transfer.kind,
+            "amount_usd": wire.number(transfer.amount_usd),
+            "created_at": clock.to_unix(transfer.created_at),
+        },
+        "attempts": record.attempts,
+        "corrects": None if record.corrects_id is None else ids.show("usage", record.corrects_id),
+        "corrections": [
+            {
+                "usage_record_id": ids.show("usage", one.id),
+                "kind": one.kind,
+                "cost_usd": wire.number(one.cost_usd),
+                "reason": one.reason,
+                "created_at": clock.to_unix(one.created_at),
+            }
+            for one in found.corrections
+        ],
+    }
 
 
 def granted(state: State) -> Decimal:

@@ -9,25 +9,31 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import statement, wallets
+from billing import quotes, statement, wallets
+from billing.explain import explain
 from billing.models import Transfer
 from billing.serializers import (
     BalanceSerializer,
     CallingKeySerializer,
     CreditsSerializer,
+    EstimateRequestSerializer,
+    EstimateSerializer,
+    ExplanationSerializer,
     TransactionPageSerializer,
     WalletSerializer,
     show_balance,
     show_credits,
+    show_estimate,
+    show_explanation,
     show_transaction,
     show_wallet,
     signed,
 )
-from core import clock, ids, lists, money, wire
+from core import clock, errors, ids, lists, money, wire
 from core.http import JsonRenderer
 from core.openapi import failures
 from metering import usage
-from metering.views import ORGANIZATION, PAGING
+from metering.views import PAGING, visible
 from orgs import keys, permissions
 from orgs.authentication import principal_of
 
@@ -47,7 +53,7 @@ class Wallet(APIView):
 
     needs = permissions.WALLET_READ
 
-    @extend_schema(operation_id="get_wallet", parameters=[ORGANIZATION], responses={200: WalletSerializer})
+    @extend_schema(operation_id="get_wallet", responses={200: WalletSerializer})
     def get(self, request: Request) -> Response:
         """Balance, what is held, and whether calls can be paid."""
         return Response(show_wallet(_own(request), principal_of(request).organization_slug))
@@ -61,7 +67,7 @@ class Transactions(APIView):
 
     @extend_schema(
         operation_id="list_wallet_transactions",
-        parameters=[ORGANIZATION, *PAGING],
+        parameters=PAGING,
         responses={
             (200, "application/json"): TransactionPageSerializer,
             (200, "text/csv"): str,
@@ -103,7 +109,7 @@ class Credits(APIView):
 
     needs = permissions.WALLET_READ
 
-    @extend_schema(operation_id="get_credits", parameters=[ORGANIZATION], responses={200: CreditsSerializer})
+    @extend_schema(operation_id="get_credits", responses={200: CreditsSerializer})
     def get(self, request: Request) -> Response:
         """All credit and all usage so far."""
         return Response(show_credits(_own(request)))
@@ -114,7 +120,7 @@ class Balance(APIView):
 
     needs = permissions.WALLET_READ
 
-    @extend_schema(operation_id="get_balance", parameters=[ORGANIZATION], responses={200: BalanceSerializer})
+    @extend_schema(operation_id="get_balance", responses={200: BalanceSerializer})
     def get(self, request: Request) -> Response:
         """The balance for display, and whether a call can be made now."""
         return Response(show_balance(_own(request)))
@@ -123,7 +129,7 @@ class Balance(APIView):
 class Key(APIView):
     """``GET /v1/key``."""
 
-    @extend_schema(operation_id="get_key", parameters=[ORGANIZATION], responses={200: CallingKeySerializer})
+    @extend_schema(operation_id="get_key", responses={200: CallingKeySerializer})
     def get(self, request: Request) -> Response:
         """The calling key and what it used today, this week and this month (UTC)."""
         principal = principal_of(request)
@@ -144,6 +150,41 @@ class Key(APIView):
             "expires_at": None if facts.expires_at is None else clock.to_unix(facts.expires_at),
         }
         return Response({"data": shown})
+
+
+class Explain(APIView):
+    """``GET /v1/usage/{id}/explain``."""
+
+    needs = permissions.USAGE_READ_OWN
+
+    @extend_schema(operation_id="explain_usage", responses={200: ExplanationSerializer, **failures(404)})
+    def get(self, request: Request, record_id: str) -> Response:
+        """How this cost came about, derived again from what the record froze."""
+        record = usage.find(visible(principal_of(request)), record_id)
+        if record is None:
+            raise errors.NotFound
+        return Response(show_explanation(explain(record)))
+
+
+class Estimate(APIView):
+    """``POST /v1/estimate``."""
+
+    kinds = permissions.CUSTOMER | permissions.SERVICE
+    needs = permissions.USAGE_READ_OWN
+
+    @extend_schema(
+        operation_id="estimate",
+        request=EstimateRequestSerializer,
+        responses={200: EstimateSerializer, **failures(400, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request) -> Response:
+        """What a request would cost the caller's organization, by the code that debits."""
+        body = request.data
+        assert isinstance(body, dict)  # the parser gives nothing else
+        asked = quotes.read(body)
+        organization_id = principal_of(request).organization_id
+        found = quotes.quote(model=asked.model, counts=asked.counts, organization_id=organization_id)
+        return Response(show_estimate(asked, found))
 
 
 def _starts(midnight: datetime) -> tuple[datetime, datetime, datetime]:

@@ -42,6 +42,7 @@ START_SECONDS = 120
 STOP_SECONDS = 60
 QUIT_SECONDS = 10
 INITDB_SECONDS = 120
+VERSION_SECONDS = 30
 POLL_SECONDS = 0.01
 LOG_BYTES_MAX = 20 * 1024 * 1024
 LOG_TAIL_BYTES = 4096
@@ -290,7 +291,7 @@ class _Server:
             log = self.log_path.open("ab")
         except OSError as error:
             raise EmbeddedError(explain(error, self.log_path.parent)) from error
-        with log:
+        with log, processes.signals_deferred():
             self._log_start = log.tell()
             self.process = subprocess.Popen(  # noqa: S603 - our own command line
                 command,
@@ -438,7 +439,8 @@ class Postgres(_Server):
     def _answers(self) -> bool:
         """Whether it takes sessions; makes the database on the way."""
         try:
-            with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5) as connection:
+            session = psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5)
+            with contextlib.closing(session) as connection:
                 known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
                 if known is None:
                     connection.execute(f"CREATE DATABASE {DATABASE}".encode())
@@ -492,7 +494,7 @@ class Valkey(_Server):
 def _major(program: Path) -> int:
     """The major version of a ``postgres``. Raises ``EmbeddedError`` for one that is too old or does not run."""
     try:
-        done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=QUIT_SECONDS)  # noqa: S603
+        done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=VERSION_SECONDS)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:
         raise EmbeddedError(f"{program} does not run: {error}") from error
     found = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)

@@ -40,6 +40,14 @@ def flag(name: str, default: bool) -> bool:
     raise BadSetting(f"{name}={value!r} is neither on nor off; use 1 or 0.")
 
 
+def choice(name: str, default: str, options: tuple[str, ...]) -> str:
+    """One of ``options``, in any case. Raises ``BadSetting``."""
+    value = text(name, default).upper()
+    if value not in options:
+        raise BadSetting(f"{name}={value!r} is none of {', '.join(options)}.")
+    return value
+
+
 def words(name: str, default: str) -> list[str]:
     """A comma-separated list, blanks dropped."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]

@@ -10,6 +10,7 @@
     * ``MethodNotAllowed`` 405
     * ``NotAcceptable`` 406
     * ``Conflict`` 409
+    * ``LengthRequired`` 411
     * ``RequestTooLarge`` 413: ``TooManyEvents``
     * ``UnsupportedMediaType`` 415
     * ``OutOfRange`` 422: ``InconsistentUsage``
@@ -187,6 +188,16 @@ class Conflict(ApiError):
     type = "invalid_request_error"
     category = "user_error"
     default = "This id was used with other content."
+
+
+class LengthRequired(ApiError):
+    """The body comes in chunks of which nobody says how much they are together."""
+
+    status = 411
+    code = "length_required"
+    type = "invalid_request_error"
+    category = "user_error"
+    default = "The body needs a Content-Length; chunks without one are not taken."
 
 
 class RequestTooLarge(ApiError):

@@ -6,6 +6,7 @@ envelope and headers (contract 2.2 and 9.1) as an answer of ours.
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,10 +40,16 @@ _BY_STATUS: dict[int, type[errors.ApiError]] = {
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
     406: errors.NotAcceptable,
+    411: errors.LengthRequired,
     413: errors.RequestTooLarge,
     415: errors.UnsupportedMediaType,
     503: errors.Unavailable,
 }
+# How much of an unread body is read after all, and by how many requests of a process at once: slow senders must
+# not hold every thread.
+_DRAIN_BYTES_MAX = 64 * 1024 * 1024
+_DRAIN_CHUNK = 64 * 1024
+_draining = threading.BoundedSemaphore(4)
 # The OpenAI SDK repeats a 409 by itself unless told that it cannot help (contract 9.3).
 _NOT_AGAIN = frozenset({402, 403, 409, 502, 504})
 
@@ -128,6 +135,28 @@ def from_exception(exception: BaseException) -> errors.ApiError:
     return errors.InternalError()
 
 
+def _drain(request: HttpRequest) -> None:
+    """Read and drop what nobody read of the body.
+
+    The server closes a connection with unread bytes in it, and a sender who is cut off never sees
+    the answer: a refused batch of 5 MB would look like a network failure and be sent again.
+    """
+    stream = getattr(request, "_stream", None)
+    # A sender who asks first has sent nothing yet.
+    if stream is None or hasattr(request, "_body") or request.META.get("CONTENT_LENGTH") in {None, "", "0"}:
+        return
+    if "HTTP_EXPECT" in request.META or not _draining.acquire(blocking=False):
+        return
+    try:
+        left = _DRAIN_BYTES_MAX
+        while left > 0 and (part := stream.read(min(left, _DRAIN_CHUNK))):
+            left -= len(part)
+    except OSError:
+        log.debug("the sender of an unread body is gone")
+    finally:
+        _draining.release()
+
+
 def _of_status(status: int) -> errors.ApiError:
     """The member for an error of which only the status is known."""
     return _BY_STATUS.get(status, errors.InvalidRequest if 400 <= status < 500 else errors.InternalError)()
@@ -160,14 +189,21 @@ class Envelope:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer, frame the answer."""
         started = time.monotonic_ns()
-        answer = self.get_response(request)
-        answer = self._own_shape(request, answer)
+        if "HTTP_TRANSFER_ENCODING" in request.META:
+            # WSGI knows bodies by their length only; one without would be taken for none.
+            answer: HttpResponseBase = render_error(request, errors.LengthRequired())
+        else:
+            answer = self._own_shape(request, self.get_response(request))
+        _drain(request)
         answer["x-request-id"] = request_id(request)
         answer["deepailab-processing-ms"] = str((time.monotonic_ns() - started) // 1_000_000)
         answer["deepailab-version"] = settings.API_VERSION
         if answer.status_code >= 400 and "X-Gateway-Error-Category" not in answer:
             # An HTML page of Django's.
             answer["X-Gateway-Error-Category"] = _of_status(answer.status_code).category
+        if isinstance(answer, HttpResponse) and "Content-Length" not in answer:
+            # Errors that were rendered here passed none of Django's middleware.
+            answer["Content-Length"] = str(len(answer.content))
         charged = getattr(request, "tollbook_organization", None)
         if charged is not None:
             answer["deepailab-organization"] = charged
@@ -191,23 +227,26 @@ class Negotiation(DefaultContentNegotiation):
     """Who asks for problem details asks for JSON where there is no problem."""
 
     def get_accept_list(self, request: Any) -> list[str]:
-        """The media types of ``Accept``, with JSON beside ``application/problem+json``."""
-        accepted: list[str] = super().get_accept_list(request)
+        """The media types of ``Accept``, with JSON beside ``application/problem+json``; an empty header is none."""
+        accepted: list[str] = [each for each in super().get_accept_list(request) if each] or ["*/*"]
         takes_problems = any(_PROBLEM in each.lower() for each in accepted)
         return [*accepted, "application/json"] if takes_problems else accepted
 
 
 class StrictJsonParser(BaseParser):
-    """A JSON object or nothing. Raises ``InvalidJson`` or ``InvalidType``."""
+    """A JSON object or nothing. Raises ``InvalidJson``, ``InvalidType`` or ``RequestTooLarge``."""
 
     media_type = "application/json"
 
     def parse(
         self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Decode the body strictly (``core.wire``)."""
+        """Decode the body strictly (``core.wire``); no more of it is read than it may have."""
+        raw = stream.read(settings.BODY_BYTES_MAX + 1)
+        if len(raw) > settings.BODY_BYTES_MAX:
+            raise errors.RequestTooLarge(f"A body has at most {settings.BODY_BYTES_MAX} bytes.")
         try:
-            value = wire.decode(stream.read())
+            value = wire.decode(raw)
         except wire.Malformed as error:
             raise errors.InvalidJson(f"The body is not valid JSON: {error}.") from error
         if type(value) is not dict:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,12 +13,20 @@ from rest_framework.request import Request
 
 from core import errors
 
+log = logging.getLogger(__name__)
+
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
+# The last line of an export that could not be finished.
+BROKEN_OFF = "ERROR: this export is not complete, ask for it again"
+_CHUNK_CHARS = 32_768
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-# What spreadsheets take for the start of a formula, full-width forms included.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# Where a spreadsheet would begin a formula (full-width signs count): at the start of a cell, and after what some of
+# them, by country, take for its end. They trim space and quotes before it; tabs and line ends are unsafe in themselves.
+_FORMULA = re.compile(
+    r"(?:\A|(?<=[;\t\r\n]))(?=[\s\x1c-\x1f\u200b\ufeff\"]*[=+\-@＝＋－＠])|\A(?=[\t\r\n])",
+)
 
 
 def integer(text: str, *, param: str) -> int:
@@ -71,26 +80,31 @@ def wants_csv(request: Request) -> bool:
 
 
 def csv_answer(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> StreamingHttpResponse:
-    """A CSV download, one chunk a row, in UTF-8 with a header line."""
+    """A CSV download in chunks of some rows, in UTF-8 with a header line."""
     answer = StreamingHttpResponse(_lines(columns, rows), content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="{name}.csv"'
     return answer
 
 
 def _lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
+    """The file in chunks. One that breaks off says so in its last line: the server ends it like a whole one."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(columns)
-    for row in rows:
-        writer.writerow([cell(value) for value in row])
-        if buffer.tell() > 32_768:
-            yield buffer.getvalue().encode()
-            buffer.seek(0)
-            buffer.truncate()
+    try:
+        for row in rows:
+            writer.writerow([cell(value) for value in row])
+            if buffer.tell() > _CHUNK_CHARS:
+                yield buffer.getvalue().encode()
+                buffer.seek(0)
+                buffer.truncate()
+    except Exception:
+        log.exception("an export broke off")
+        writer.writerow([BROKEN_OFF])
     yield buffer.getvalue().encode()
 
 
 def cell(value: object) -> str:
-    """Text that a spreadsheet shows and never runs."""
+    """Text that a spreadsheet shows and never runs: an apostrophe stands before what would begin a formula."""
     text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub("'", text)

@@ -5,6 +5,7 @@ at most 12: every charge is exact and nothing is rounded. The hot path counts wh
 (10⁻¹² USD); the database holds ``NUMERIC(24,12)``; code between them holds ``Decimal``.
 """
 
+import re
 from decimal import ROUND_FLOOR, Context, Decimal
 
 DECIMALS = 12
@@ -15,7 +16,8 @@ USD_MAX = Decimal("100000000000")
 ZERO = Decimal(0)
 # Wide enough that no sum the product makes is ever rounded by the context.
 _EXACT = Context(prec=60)
-_PICO = Decimal(1).scaleb(-DECIMALS)
+# Decimal itself also reads exponents, underscores, spaces and the digits of every script.
+_PLAIN = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 
 
 def from_pico(pico: int) -> Decimal:
@@ -43,14 +45,13 @@ def plain(amount: Decimal) -> str:
 def parse(text: str) -> Decimal:
     """An exact amount from plain digits.
 
-    Raises ``ValueError`` for anything but a finite decimal of at most 12 decimals below
-    ``USD_MAX`` in size.
+    Raises ``ValueError`` for anything but a decimal of at most 12 decimals below ``USD_MAX`` in
+    size.
     """
-    try:
-        amount = Decimal(text)
-    except ArithmeticError as error:
-        raise ValueError(f"{text!r} is not a decimal number") from error
-    if not amount.is_finite() or not -USD_MAX < amount < USD_MAX:
+    if _PLAIN.fullmatch(text) is None:
+        raise ValueError(f"{text[:64]!r} is not a decimal number in plain digits")
+    amount = Decimal(text)
+    if not -USD_MAX < amount < USD_MAX:
         raise ValueError(f"{text!r} is not an amount below {USD_MAX} USD")
     to_pico(amount)
     return amount

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,10 @@ _CLONE_NEWUSER = 0x10000000
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
+# What asks a process to end.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOBODY = 65534
-PROBE_SECONDS = 10
+PROBE_SECONDS = 30
 
 # Loaded before any fork: a child between fork and exec must not load libraries.
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
@@ -86,6 +88,8 @@ def adopt_orphans() -> None:
 
 def reap(known: Collection[int]) -> None:
     """Clear away adopted processes that have ended; those whose pids are ``known`` are left to their owner."""
+    if not LINUX:
+        return
     with contextlib.suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid in known:
@@ -127,10 +131,25 @@ def before_exec(*, identity: Identity | None = None, on_orphan: int = signal.SIG
     enter = identity.enter if identity is not None else _stay
 
     def prepare() -> None:
+        # The mask would outlive the exec.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         enter()
         end_with_parent(on_orphan, parent=parent)
 
     return prepare
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Hold back requests to end until the block is done.
+
+    A handler that raises while a child is being started would lose the only reference to it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _namespace(uid: int, gid: int) -> Identity:

@@ -131,7 +131,8 @@ def _database() -> dict[str, object]:
     )
     # Celery closes connections after each task, which a pool does not survive: web processes only.
     if DATABASE_POOL_MAX:
-        options["pool"] = {"min_size": 1, "max_size": DATABASE_POOL_MAX, "timeout": 2}
+        # A pool tries to reconnect ever more rarely; starting over each second, it is back soon after any outage.
+        options["pool"] = {"min_size": 1, "max_size": DATABASE_POOL_MAX, "timeout": 2, "reconnect_timeout": 1}
     parsed["OPTIONS"] = options
     parsed["CONN_HEALTH_CHECKS"] = True
     parsed["CONN_MAX_AGE"] = 0 if DATABASE_POOL_MAX else 60
@@ -149,8 +150,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
-# In the admin: to the second, as it sorts.
-DATETIME_FORMAT = "Y-m-d H:i:s"
+FORMAT_MODULE_PATH = "core.formats"
 USE_TZ = True
 STATIC_URL = "static/"
 # Serves the admin's and Swagger's files straight from the installed packages: no collect step.
@@ -192,7 +192,8 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/v1",
     "COMPONENT_SPLIT_REQUEST": True,
-    "POSTPROCESSING_HOOKS": [],
+    "POSTPROCESSING_HOOKS": ["core.openapi.tidy"],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
 }
@@ -221,6 +222,8 @@ EVENT_AHEAD_MAX_SECONDS = env.integer("EVENT_AHEAD_MAX_SECONDS", 300, low=0, hig
 # How long a process may answer from its caches, and how often it asks whether they still hold.
 CACHE_SECONDS = env.integer("CACHE_SECONDS", 30, low=1, high=300)
 CACHE_POLL_MS = env.integer("CACHE_POLL_MS", 500, low=0, high=10_000)
+# A price change beyond this many percent waits for a second person.
+PRICE_APPROVAL_PERCENT = env.integer("PRICE_APPROVAL_PERCENT", 10, low=0, high=1000)
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
 
 LOGGING = {
@@ -229,6 +232,9 @@ LOGGING = {
     "filters": {"redact": {"()": "core.logs.Redact"}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]}},
-    "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO")},
+    "root": {
+        "handlers": ["stderr"],
+        "level": env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+    },
     "loggers": {"django.server": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
 }

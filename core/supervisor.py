@@ -90,7 +90,7 @@ class Child:
             output = self.log_path.open("ab")
         except OSError as error:
             raise StartError(explain(error, self.log_path.parent)) from error
-        with output:
+        with output, processes.signals_deferred():
             self.process = subprocess.Popen(  # noqa: S603 - our own command line
                 self.command,
                 cwd=ROOT,
@@ -208,7 +208,7 @@ class Supervisor:
         watch.started = time.monotonic()
         try:
             watch.part.start()
-        except (EmbeddedError, StartError, OSError) as error:
+        except (EmbeddedError, StartError, OSError, subprocess.SubprocessError) as error:
             self.say(f"{watch.part.name}: {error}")
 
     def stop(self) -> None:

@@ -1,19 +1,21 @@
 """``POST /v1/events``: who, parse, one verb, render (contract 16)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.conf import settings
 
-from billing import charges, wallets
+from billing import charges, corrections, wallets
 from core import clock, errors, ids, wire
 from metering import attribution, events
 from metering.events import Limits, Rejection
 from metering.verdicts import Status, Verdict
 from orgs import organizations
-from orgs.principals import Principal
+from orgs.principals import Principal, may_name
 
 _STATUS = {
     Status.CREATED: 201,
@@ -23,6 +25,7 @@ _STATUS = {
     Status.REJECTED: 422,
     Status.FAILED: 503,
 }
+_EVENT_ID = re.compile(r"[!-~]{1,128}")
 _COUNTED = {
     "created": Status.CREATED,
     "duplicates": Status.DUPLICATE,
@@ -31,6 +34,37 @@ _COUNTED = {
     "rejected": Status.REJECTED,
     "failed": Status.FAILED,
 }
+
+
+def void(event_id: str, body: Mapping[str, Any], *, reporter: Principal) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer to a void. Raises an ``ApiError``."""
+    reason = body.get("reason")
+    if reason is None:
+        raise errors.MissingParameter("reason is required.", param="reason")
+    if type(reason) is not str:
+        raise errors.InvalidType("reason must be a string.", param="reason")
+    named = body.get("organization")
+    if named is not None and type(named) is not str:
+        raise errors.InvalidType("organization must be a string.", param="organization")
+    slug = (named or reporter.default_slug or "").strip().lower()
+    if not slug:
+        raise errors.MissingParameter("organization is required, or X-DeepToken-Org.", param="organization")
+    owner = organizations.find_slugs([slug]).get(slug)
+    if owner is None or not may_name(reporter.organizations, owner.id):
+        raise errors.OrgAccessDenied(param="organization")
+    if not _EVENT_ID.fullmatch(event_id):
+        raise errors.NotFound("No event with that id was accepted for this organization.", param="event_id")
+    done = corrections.void(organization_id=owner.id, event_id=event_id, reason=reason, by=reporter.actor)
+    told = {
+        "object": "event_void",
+        "event_id": event_id,
+        "status": "voided",
+        "usage_record_id": None if done.record_id is None else ids.show("usage", done.record_id),
+        "corrects": None if done.corrects is None else ids.show("usage", done.corrects),
+        "cost_usd": wire.number(done.cost_usd),
+        "wallet": _wallets([owner.id])[0],
+    }
+    return 201 if done.first else 200, told
 
 
 def _name_places(verdicts: Sequence[Verdict]) -> None:
@@ -62,7 +96,7 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
     )
     body = events.decode(raw, media_type=media_type, limits=limits)
     outcomes = attribution.attribute(
-        body.items, single=body.single, default_slug=reporter.default_slug, reporter=reporter
+        body.items, single=body.single, default_slug=reporter.default_slug, limits=reporter.organizations
     )
     items = [outcome for outcome in outcomes if not isinstance(outcome, Rejection)]
     given = iter(charges.record(items, reported_by=reporter.key_id))
@@ -74,7 +108,12 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
     ]
     if not body.single:
         _name_places(verdicts)
-    payers = {outcome.payer_id for outcome in outcomes if isinstance(outcome, attribution.Attributed)}
+    # Where nothing could be written, asking for wallets would only wait for the database once more.
+    payers = {
+        outcome.payer_id
+        for outcome, verdict in zip(outcomes, verdicts, strict=True)
+        if isinstance(outcome, attribution.Attributed) and verdict.status is not Status.FAILED
+    }
     states = _wallets(sorted(payers))
     if body.single:
         return _single(verdicts[0], states)
@@ -83,7 +122,7 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
 
 def _single(verdict: Verdict, states: Sequence[Mapping[str, Any]]) -> Answer:
     """One event's answer stands at the top level (decisions 14); a refusal is an error envelope as well."""
-    told = _told(verdict)
+    told = msgspec.to_builtins(_told(verdict), builtin_types=(msgspec.Raw,))
     if states:
         told["wallet"] = states[0]
     if verdict.error is not None:
@@ -96,14 +135,22 @@ def _batch(verdicts: Sequence[Verdict], states: Sequence[Mapping[str, Any]]) -> 
     return {"object": "list", **counts, "data": [_told(verdict) for verdict in verdicts], "wallets": states}
 
 
-def _told(verdict: Verdict) -> dict[str, Any]:
-    told: dict[str, Any] = {"event_id": verdict.event_id, "status": verdict.status.value}
-    if verdict.cost_usd is not None:
-        told["usage_record_id"] = None if verdict.record_id is None else ids.show("usage", verdict.record_id)
-        told["cost_usd"] = wire.number(verdict.cost_usd)
-    if verdict.error is not None:
-        told["error"] = error_body(verdict.error)
-    return told
+class _Told(msgspec.Struct, omit_defaults=True):
+    """A verdict on the wire; a thousand of them an answer, so not a dict each."""
+
+    event_id: str | None
+    status: str
+    usage_record_id: str | msgspec.UnsetType | None = msgspec.UNSET
+    cost_usd: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+def _told(verdict: Verdict) -> _Told:
+    error = msgspec.UNSET if verdict.error is None else error_body(verdict.error)
+    if verdict.cost_usd is None:
+        return _Told(verdict.event_id, verdict.status, error=error)
+    record_id = None if verdict.record_id is None else ids.show("usage", verdict.record_id)
+    return _Told(verdict.event_id, verdict.status, record_id, wire.number(verdict.cost_usd), error)
 
 
 def error_body(error: errors.ApiError) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 from django.conf import settings
 from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
@@ -16,8 +15,8 @@ from core.http import error_headers
 from core.openapi import ERRORS, ErrorSerializer, failures
 from gateway import events
 from gateway.compression import inflate
-from metering.events import MEDIA_TYPES, NDJSON, Event
-from metering.views import ORGANIZATION
+from gateway.openapi import BODIES
+from metering.serializers import UsdNumber
 from orgs import permissions
 from orgs.authentication import principal_of
 
@@ -36,7 +35,7 @@ class WalletBriefSerializer(serializers.Serializer[Any]):
     """A wallet as an answer to events tells it."""
 
     organization = serializers.CharField()
-    balance_usd = serializers.DecimalField(max_digits=24, decimal_places=12, coerce_to_string=False)
+    balance_usd = UsdNumber()
     status = serializers.ChoiceField(["active", "low", "empty", "frozen"])
 
 
@@ -55,7 +54,7 @@ class VerdictSerializer(serializers.Serializer[Any]):
     event_id = serializers.CharField(allow_null=True)
     status = serializers.ChoiceField(["created", "duplicate", "quarantined", "conflict", "rejected", "failed"])
     usage_record_id = serializers.CharField(allow_null=True, required=False)
-    cost_usd = serializers.DecimalField(max_digits=24, decimal_places=12, coerce_to_string=False, required=False)
+    cost_usd = UsdNumber(required=False)
     error = EventErrorSerializer(required=False)
 
 
@@ -88,27 +87,6 @@ class BatchSerializer(serializers.Serializer[Any]):
     wallets = WalletBriefSerializer(many=True)
 
 
-def _body_schema() -> dict[str, Any]:
-    """The JSON Schema of a body, from the struct that decodes it."""
-    event = dict(msgspec.json.schema(Event)["$defs"]["Event"])
-    instant = {"oneOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}]}
-    cost = {"oneOf": [{"type": "number", "minimum": 0}, {"type": "string"}, {"type": "null"}]}
-    event["properties"] = {**event["properties"], "occurred_at": instant, "provider_cost_usd": cost}
-    event.pop("title", None)
-    batch = {"type": "array", "items": event, "minItems": 1}
-    wrapped = {"type": "object", "properties": {"events": batch}, "required": ["events"]}
-    return {"oneOf": [event, wrapped, batch]}
-
-
-def _bodies() -> dict[str, Any]:
-    """The request by media type."""
-    schema = _body_schema()
-    return {
-        media_type: {"type": "string"} if media_type == NDJSON else schema if media_type == "application/json" else {}
-        for media_type in MEDIA_TYPES
-    }
-
-
 class Events(APIView):
     """``POST /v1/events``: finished requests of a gateway."""
 
@@ -119,8 +97,7 @@ class Events(APIView):
 
     @extend_schema(
         operation_id="post_events",
-        parameters=[ORGANIZATION],
-        request=_bodies(),
+        request=BODIES,
         responses={
             200: PolymorphicProxySerializer(
                 "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
@@ -142,6 +119,49 @@ class Events(APIView):
         answer = events.receive(raw, media_type=media_type, reporter=principal_of(request))
         headers = error_headers(answer.error) if answer.error else None
         return Response(answer.body, status=answer.status, headers=headers)
+
+
+class VoidRequestSerializer(serializers.Serializer[Any]):
+    """Why, and for whom if the header does not say."""
+
+    reason = serializers.CharField(max_length=500)
+    organization = serializers.CharField(required=False, help_text="The slug, if X-DeepToken-Org is not sent")
+
+
+class VoidedSerializer(serializers.Serializer[Any]):
+    """What a void came to."""
+
+    object = serializers.ChoiceField(["event_void"])
+    event_id = serializers.CharField()
+    status = serializers.ChoiceField(["voided"])
+    usage_record_id = serializers.CharField(allow_null=True, help_text="The record that takes the charge back")
+    corrects = serializers.CharField(allow_null=True, help_text="The record that was wrong")
+    cost_usd = UsdNumber()
+    wallet = WalletBriefSerializer()
+
+
+class Void(APIView):
+    """``POST /v1/events/{event_id}/void``."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.EVENTS_WRITE
+    organization_is_default = True
+
+    @extend_schema(
+        operation_id="void_event",
+        request=VoidRequestSerializer,
+        responses={
+            200: OpenApiResponse(VoidedSerializer, "Voided before: the first answer again"),
+            201: VoidedSerializer,
+            **failures(400, 404, 409, 413, 415, 422),
+        },
+    )
+    def post(self, request: Request, event_id: str) -> Response:
+        """Take an event's charge back, once; the first record stays and a second one corrects it."""
+        body = request.data
+        assert isinstance(body, dict)  # the parser gives nothing else
+        status, told = events.void(event_id, body, reporter=principal_of(request))
+        return Response(told, status=status)
 
 
 def _body(request: Request) -> bytes:

@@ -15,7 +15,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -23,10 +23,20 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from core import clock, ids, money
-from core.admin import BooksAdmin
+from core.admin import BooksAdmin, QuickList
 from core.fields import IdField
 from metering import catalog, partitions, rating, usage
-from metering.models import CatalogModel, Price, Quarantine, RequestLog, UsageClaim, UsageRecord
+from metering.models import (
+    CatalogModel,
+    Price,
+    PriceDraft,
+    PriceDraftLine,
+    PriceRule,
+    Quarantine,
+    RequestLog,
+    UsageClaim,
+    UsageRecord,
+)
 from orgs.models import Organization
 
 M = TypeVar("M", bound=Model)
@@ -35,7 +45,10 @@ ORGANIZATION: Final = "organization"
 ORGANIZATIONS_SHOWN = 20
 MONTHS_SHOWN = 12
 VERSIONS_SHOWN = 100
+# As Django shows an empty column.
+NOTHING: Final = "-"
 
+_NUMBER = re.compile(r"-?[0-9][0-9,]*(\.[0-9]+)?", re.ASCII)
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})", re.ASCII)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -45,9 +58,9 @@ def link(page: str, address: object, text: object) -> SafeString:
     return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[address]), text)
 
 
-def refer(page: str, prefix: str, key: UUID | None) -> SafeString | None:
+def refer(page: str, prefix: str, key: UUID | None) -> str:
     """A link that shows the id of the row it leads to."""
-    return None if key is None else link(page, key, ids.show(prefix, key))
+    return NOTHING if key is None else link(page, key, ids.show(prefix, key))
 
 
 def address(prefix: str, organization_id: UUID, key: UUID) -> str:
@@ -61,20 +74,25 @@ def list_of(page: str, organization: Organization) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> SafeString:
-    """A table; every cell is escaped unless it was made by ``format_html``."""
-    cells = ((format_html_join("", "<td>{}</td>", (("-" if cell is None else cell,) for cell in row)),) for row in rows)
+    """A table; every cell is escaped unless ``format_html`` made it, and columns of numbers are aligned as such."""
+    body = [[NOTHING if cell is None else str(cell) for cell in row] for row in rows]
+    kinds = [
+        "number" if body and all(row[place] == NOTHING or _NUMBER.fullmatch(row[place]) for row in body) else "text"
+        for place in range(len(heads))
+    ]
+    lines = ((format_html_join("", '<td class="{}">{}</td>', zip(kinds, row, strict=True)),) for row in body)
     return format_html(
         "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>",
-        format_html_join("", '<th scope="col">{}</th>', ((head,) for head in heads)),
-        format_html_join("", "<tr>{}</tr>", cells),
+        format_html_join("", '<th scope="col" class="{}">{}</th>', zip(kinds, heads, strict=True)),
+        format_html_join("", "<tr>{}</tr>", lines),
     )
 
 
-def as_text(document: object) -> SafeString | None:
+def as_text(document: object) -> str:
     """A JSON document to be read."""
-    return (
-        None if document is None else format_html("<pre>{}</pre>", json.dumps(document, indent=2, ensure_ascii=False))
-    )
+    if document is None:
+        return NOTHING
+    return format_html("<pre>{}</pre>", json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def stamp(at: datetime) -> str:
@@ -95,6 +113,24 @@ def find_organization(text: str) -> Organization | None:
         return Organization.objects.filter(slug=text.lower()).first()
 
 
+def presence(title: str, *, absent: str, present: str) -> type[admin.EmptyFieldListFilter]:
+    """A filter by whether a column holds anything, in the words of what that means."""
+
+    class Presence(admin.EmptyFieldListFilter):
+        """Named choices."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.title = title
+
+        def choices(self, changelist: ChangeList) -> Any:
+            """All, absent, present."""
+            for choice, text in zip(super().choices(changelist), ("All", absent, present), strict=True):
+                yield {**choice, "display": text}
+
+    return Presence
+
+
 class OrganizationFilter(admin.SimpleListFilter):
     """Whose rows; the list itself applies it, because without one it shows nothing."""
 
@@ -102,8 +138,9 @@ class OrganizationFilter(admin.SimpleListFilter):
     parameter_name = ORGANIZATION
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The chosen one and the newest."""
-        slugs = list(Organization.objects.order_by("-pk").values_list("slug", flat=True)[:ORGANIZATIONS_SHOWN])
+        """The chosen one and the newest that are not personal."""
+        shared = Organization.objects.filter(personal_of__isnull=True).order_by("-pk")
+        slugs = list(shared.values_list("slug", flat=True)[:ORGANIZATIONS_SHOWN])
         chosen = self.value()
         if chosen and chosen not in slugs:
             slugs.insert(0, chosen)
@@ -161,7 +198,7 @@ class KeyedList(ChangeList):
         self.organization = find_organization(request.GET.get(ORGANIZATION, ""))
         if self.organization is None or self.query:
             return rows.none()
-        rows = rows.filter(organization_id=self.organization.pk)
+        rows = rows.filter(organization_id=self.organization.pk).defer(*self.model_admin.not_listed)
         after = request.GET.get(PAGE_VAR)
         if not after:
             return rows
@@ -179,7 +216,7 @@ class KeyedList(ChangeList):
         rows = list(self.queryset[: self.list_per_page + 1])
         self.result_list = rows[: self.list_per_page]
         self.result_count = len(self.result_list)
-        self.full_result_count = None
+        self.full_result_count = self.result_count
         self.show_full_result_count = self.can_show_all = self.multi_page = self.show_admin_actions = False
         self.paginator = Paginator(self.result_list, self.list_per_page)
         self.older = self.newest = None
@@ -201,6 +238,8 @@ class KeyedAdmin(BooksAdmin[M]):
     """
 
     change_list_template = "admin/of_organization.html"
+    # Columns that lists do without.
+    not_listed: tuple[str, ...] = ()
     list_filter = (OrganizationFilter, MonthFilter)
     sortable_by = ()
     # The box is shown only with a field named here; what it finds is up to ``find``.
@@ -230,6 +269,14 @@ class KeyedAdmin(BooksAdmin[M]):
         """The list by key."""
         return KeyedList
 
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """The list, with whose it is for a title."""
+        rows = super().get_changelist_instance(request)
+        assert isinstance(rows, KeyedList)
+        names = str(self.opts.verbose_name_plural).capitalize()
+        rows.title = f"{names} of {rows.organization}" if rows.organization else names
+        return rows
+
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> M | None:
         """The row at ``organization:id``, by both columns of its key."""
         organization, _, key = object_id.partition(":")
@@ -252,7 +299,7 @@ class KeyedAdmin(BooksAdmin[M]):
             place = self.find(text, organization=find_organization(request.GET.get(ORGANIZATION, "")))
             if place is not None:
                 return HttpResponseRedirect(place)
-            self.message_user(request, f"Nothing found for “{text}”. {self.search_help_text}", messages.WARNING)
+            self.message_user(request, f"Nothing found for “{text}”.", messages.WARNING)
         return super().changelist_view(request, extra_context)
 
     def find(self, text: str, *, organization: Organization | None) -> str | None:
@@ -268,8 +315,13 @@ class KeyedAdmin(BooksAdmin[M]):
         if named := find_organization(text):
             return list_of(self.page, named)
         head, _, rest = re.sub(r"[\s:]", " ", text, count=1).partition(" ")
-        named = find_organization(head)
-        return self.find_in(named, rest.strip()) if named and rest.strip() else None
+        named, rest = find_organization(head), rest.strip()
+        if named is None or not rest:
+            return None
+        try:
+            return self.url_of(named.pk, ids.read(self.prefix, rest))
+        except ValueError:
+            return self.find_in(named, rest)
 
     def find_id(self, key: UUID) -> str | None:
         """The page of an id whose organization is not known.
@@ -288,14 +340,11 @@ class KeyedAdmin(BooksAdmin[M]):
 class UsageAdmin(KeyedAdmin[M]):
     """What records and failed requests share."""
 
+    not_listed = ("metadata",)
     search_help_text = (
-        "A slug lists an organization's rows. For an event: the slug and the event id, such as "
+        "An id opens its row, a slug lists an organization's. For an event: the slug and the event id, such as "
         "“acme-labs evt_1”; with an organization chosen the event id alone."
     )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[M]:
-        """Without the gateway's metadata, which only a row's own page shows."""
-        return super().get_queryset(request).defer("metadata")
 
     def find_in(self, organization: Organization, text: str) -> str | None:
         """Where an event went, by its claim; failing that, its row in quarantine."""
@@ -309,68 +358,71 @@ class UsageAdmin(KeyedAdmin[M]):
         page, prefix = ("metering_usagerecord", "usage") if recorded else ("metering_requestlog", "log")
         return reverse(f"admin:{page}_change", args=[address(prefix, organization.pk, claim.record_id)])
 
-    @admin.display(description="recorded")
+    @admin.display(description="recorded (UTC)")
     def recorded(self, row: UsageRecord | RequestLog) -> str:
         """When it was charged or logged."""
         return stamp(row.recorded_at)
 
     @admin.display(description="key")
-    def key(self, row: UsageRecord | RequestLog) -> SafeString | None:
+    def key(self, row: UsageRecord | RequestLog) -> str:
         """The key that was used."""
         return refer("orgs_apikey", "key", row.api_key_id)
 
     @admin.display(description="member")
-    def member(self, row: UsageRecord | RequestLog) -> SafeString | None:
+    def member(self, row: UsageRecord | RequestLog) -> str:
         """Whose request it was."""
         return refer("orgs_member", "mem", row.member_id)
 
     @admin.display(description="project")
-    def project(self, row: UsageRecord | RequestLog) -> SafeString | None:
+    def project(self, row: UsageRecord | RequestLog) -> str:
         """Of the key."""
         return refer("orgs_project", "proj", row.project_id)
 
     @admin.display(description="reported by")
-    def reporter(self, row: UsageRecord | RequestLog) -> SafeString | None:
+    def reporter(self, row: UsageRecord | RequestLog) -> str:
         """The gateway's key."""
         return refer("orgs_apikey", "key", row.reported_by)
 
     @admin.display(description="provider's own cost (USD)")
-    def provider_cost(self, row: UsageRecord | RequestLog) -> str | None:
+    def provider_cost(self, row: UsageRecord | RequestLog) -> str:
         """What the gateway says it paid."""
-        return None if row.provider_cost_usd is None else money.plain(row.provider_cost_usd)
+        return NOTHING if row.provider_cost_usd is None else money.plain(row.provider_cost_usd)
+
+    @admin.display(description="stream")
+    def streamed(self, row: UsageRecord | RequestLog) -> str:
+        """Whether the answer was streamed."""
+        return {None: NOTHING, True: "yes", False: "no"}[row.stream]
 
     @admin.display(description="metadata")
-    def metadata_text(self, row: UsageRecord | RequestLog) -> SafeString | None:
+    def metadata_text(self, row: UsageRecord | RequestLog) -> str:
         """What the gateway attached."""
         return as_text(row.metadata)
 
     @admin.display(description="claim")
-    def claim(self, row: UsageRecord | RequestLog) -> str | None:
+    def claim(self, row: UsageRecord | RequestLog) -> str:
         """What stands under the event id, against sending it twice."""
         found = usage.standing([(row.organization_id, row.event_id)]).get((row.organization_id, row.event_id))
         if found is None:
-            return None
+            return NOTHING
         same = "" if found.record_id == row.pk else " for another row"
         return f"{found.state}{same}, {money.plain(found.cost_usd)} USD, fingerprint {found.fingerprint.hex()}"
 
 
 WHO = ("shown_id", "organization", "key", "member", "project", "end_user", "source", "event_id", "reporter")
 ROUTE = ("model", "routed_model", "provider", "channel", "endpoint", "attempts", "request_id")
-ANSWER = ("status", "outcome", "finish_reason", "stream", "ttft_ms", "latency_ms", "occurred_at", "recorded_at")
+ANSWER = ("status", "outcome", "finish_reason", "streamed", "ttft_ms", "latency_ms", "occurred_at", "recorded_at")
 
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(UsageAdmin[UsageRecord]):
     """Usage records of an organization."""
 
-    list_display = (
-        *("shown_id", "recorded", "model", "input_tokens", "output_tokens", "cost"),
-        *("key", "end_user", "status", "event_id"),
-    )
+    list_display = ("shown_id", "recorded", "model", "cost", "in_and_out", "status", "end_user", "event_id", "key")
     fieldsets: ClassVar[Any] = (
         (None, {"fields": WHO}),
-        ("Money", {"fields": ("cost", "price", "rule_id", "usage_source", "corrects", "claim")}),
-        ("Tokens", {"fields": ("tokens", "units_text", "service_tier", "batch")}),
+        ("Money", {"fields": ("cost", "price", "rule", "usage_source", "corrects", "claim")}),
+        ("Tokens", {"fields": ("tokens",)}),
+        ("Units and tier", {"fields": ("units_text", "service_tier", "batched")}),
         ("Route", {"fields": (*ROUTE, "provider_cost")}),
         ("Answer", {"fields": ANSWER}),
         ("Metadata", {"fields": ("metadata_text",)}),
@@ -381,16 +433,26 @@ class UsageRecordAdmin(UsageAdmin[UsageRecord]):
         """Exact."""
         return money.plain(row.cost_usd)
 
+    @admin.display(description="tokens in / out")
+    def in_and_out(self, row: UsageRecord) -> str:
+        """Both totals."""
+        return f"{row.input_tokens:,} / {row.output_tokens:,}"
+
     @admin.display(description="price version")
     def price(self, row: UsageRecord) -> SafeString:
         """The version that it was rated with."""
         return link("metering_price", row.price_id, ids.show("price", row.price_id))
 
+    @admin.display(description="price rule")
+    def rule(self, row: UsageRecord) -> str:
+        """The markup, discount or contract that applied to the price."""
+        return refer("metering_pricerule", "rule", row.rule_id)
+
     @admin.display(description="corrects")
-    def corrects(self, row: UsageRecord) -> SafeString | None:
+    def corrects(self, row: UsageRecord) -> str:
         """The record that this one corrects."""
         if row.corrects_id is None:
-            return None
+            return NOTHING
         place = address("usage", row.organization_id, row.corrects_id)
         return link("metering_usagerecord", place, ids.show("usage", row.corrects_id))
 
@@ -404,8 +466,13 @@ class UsageRecordAdmin(UsageAdmin[UsageRecord]):
             ("count", "tokens"), [(name.removesuffix("_tokens").replace("_", " "), count) for name, count in rows]
         )
 
+    @admin.display(description="batch")
+    def batched(self, row: UsageRecord) -> str:
+        """Whether it went through a vendor's batch interface."""
+        return "yes" if row.batch else "no"
+
     @admin.display(description="units")
-    def units_text(self, row: UsageRecord) -> SafeString | None:
+    def units_text(self, row: UsageRecord) -> str:
         """Uses that are charged each."""
         return as_text(row.units)
 
@@ -439,23 +506,29 @@ def conditions(terms: rating.Terms) -> str:
         said.append(f"more than {terms.above_input_tokens:,} input tokens")
     if terms.windows:
         said.append(" or ".join(map(hours, terms.windows)))
-    return ", ".join(said) or "otherwise"
+    return ", ".join(said) or "ordinary"
 
 
 def hours(window: rating.Window) -> str:
     """A stretch of the day in words."""
-    days = "daily" if len(window.days) == len(_DAYS) else " ".join(_DAYS[day] for day in sorted(window.days))
-    return f"{days} {window.start:%H:%M}-{window.end:%H:%M} {window.zone}"
+    days = sorted(window.days)
+    if len(days) == len(_DAYS):
+        names = "daily"
+    elif len(days) > 2 and days[-1] - days[0] == len(days) - 1:
+        names = f"{_DAYS[days[0]]}-{_DAYS[days[-1]]}"
+    else:
+        names = " ".join(_DAYS[day] for day in days)
+    return f"{names} {window.start:%H:%M}-{window.end:%H:%M} {window.zone}"
 
 
-def rate_card(document: dict[str, Any]) -> SafeString:
+def rate_card(card: rating.RateCard) -> SafeString:
     """A price as rating reads it: a row for each condition, a column for each pool that it prices."""
-    card = rating.read_card(document)
+    entries = sorted(card.terms, key=lambda t: (t.above_input_tokens, len(t.windows), t.batch, t.service_tier or ""))
     used = [
         name for name in rating.Rates._fields if any(getattr(terms.rates, name) is not None for terms in card.terms)
     ]
     heads = ("USD per 1M tokens", *(name.replace("_", " ") for name in used))
-    rows = [(conditions(terms), *(rate(getattr(terms.rates, name)) for name in used)) for terms in reversed(card.terms)]
+    rows = [(conditions(terms), *(rate(getattr(terms.rates, name)) for name in used)) for terms in entries]
     fees = [(name.replace("_", " "), money.plain(money.from_pico(pico))) for name, pico in card.units.items()]
     if card.request:
         fees.append(("request", money.plain(money.from_pico(card.request))))
@@ -468,17 +541,50 @@ def base_rates(card: rating.RateCard) -> str:
     return f"{rate(rates.input)} / {rate(rates.output) or '-'}"
 
 
+def version_now(slug: str, listing: catalog.Listing | None = None) -> catalog.Version | None:
+    """The version that events of now are rated with."""
+    return (listing or catalog.listing()).price_at(slug, clock.now())
+
+
+class PricedList(QuickList):
+    """A list that asks once which prices are in force."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the page, and the catalog."""
+        super().get_results(request)
+        listing = catalog.listing()
+        self.result_list = list(self.result_list)
+        for row in self.result_list:
+            model = row.model if isinstance(row, Price) else row
+            row.now = version_now(model.slug, listing)
+
+
 @admin.register(Price)
 class PriceAdmin(BooksAdmin[Price]):
     """Published prices. New ones come with ``manage.py load_prices``."""
 
-    list_display = ("shown_id", "model", "effective_from", "effective_to", "rates_shown", "source")
+    list_display = ("shown_id", "model", "effective_from", "effective_to", "in_force", "rates_shown", "source")
     list_select_related = ("model",)
-    ordering: ClassVar[Any] = ("model__slug", "-effective_from")
+    ordering: ClassVar[Any] = ("model__slug", "-effective_from", "-revision")
     sortable_by = ()
     search_fields = ("model__slug",)
     search_help_text = "A price_ id, or part of a model's id."
-    fields = ("shown_id", "model", "effective_from", "effective_to", "source", "card", "document", "created_at")
+    fieldsets: ClassVar[Any] = (
+        (None, {"fields": ("shown_id", "model", "effective_from", "effective_to", "in_force")}),
+        ("Published", {"fields": ("source", "created_at", "revision", "active_from")}),
+        ("Rate card", {"fields": ("card",)}),
+        ("As published", {"fields": ("document",)}),
+    )
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
+        """With the prices in force."""
+        return PricedList
+
+    @admin.display(description="in force")
+    def in_force(self, row: Price) -> str:
+        """Whether events of now are rated with it."""
+        version = row.now if hasattr(row, "now") else version_now(row.model.slug)
+        return "yes" if version is not None and version.id == row.pk else NOTHING
 
     @admin.display(description="input / output (USD per 1M)")
     def rates_shown(self, row: Price) -> str:
@@ -488,82 +594,194 @@ class PriceAdmin(BooksAdmin[Price]):
     @admin.display(description="rate card")
     def card(self, row: Price) -> SafeString:
         """All rates."""
-        return rate_card(row.rates)
+        return rate_card(rating.read_card(row.rates))
 
     @admin.display(description="as published")
-    def document(self, row: Price) -> SafeString | None:
+    def document(self, row: Price) -> str:
         """The stored document."""
         return as_text(row.rates)
+
+
+@admin.register(PriceDraft)
+class PriceDraftAdmin(BooksAdmin[PriceDraft]):
+    """Prices that somebody means to publish."""
+
+    list_display = ("shown_id", "state", "source", "created_by", "created_at", "publish_at", "settled_by", "settled_at")
+    list_filter = ("state",)
+    sortable_by = ()
+    search_fields = ("source",)
+    search_help_text = "A draft_ id, or part of the source."
+    fieldsets: ClassVar[Any] = (
+        (None, {"fields": ("shown_id", "state", "source", "report", "created_by", "created_at")}),
+        ("Publication", {"fields": ("publish_at", "settled_by", "settled_at")}),
+        ("Prices", {"fields": ("lines",)}),
+    )
+
+    @admin.display(description="lines")
+    def lines(self, row: PriceDraft) -> str:
+        """Its first prices, by model."""
+        lines = (
+            PriceDraftLine.objects.filter(draft=row).select_related("model").order_by("model__slug", "effective_from")
+        )
+        found = list(lines[: VERSIONS_SHOWN + 1])
+        rows = [
+            (
+                link("metering_catalogmodel", line.model_id, line.model),
+                stamp(line.effective_from),
+                None if line.effective_to is None else stamp(line.effective_to),
+                base_rates(rating.read_card(line.rates)),
+                refer("metering_price", "price", line.corrects_id),
+                line.source,
+            )
+            for line in found[:VERSIONS_SHOWN]
+        ]
+        heads = ("model", "from (UTC)", "to (UTC)", "input / output (USD per 1M)", "corrects", "source")
+        more = "" if len(found) <= VERSIONS_SHOWN else f"The first {VERSIONS_SHOWN}; there are more."
+        return format_html("{}{}", table(heads, rows), more) if rows else NOTHING
+
+
+@admin.register(PriceRule)
+class PriceRuleAdmin(BooksAdmin[PriceRule]):
+    """Markups, discounts and contracts."""
+
+    list_display = ("shown_id", "whom", "what", "pays", "effective_from", "effective_to", "reason")
+    list_select_related = ("organization", "model")
+    sortable_by = ()
+    search_fields = ("pk",)
+    search_help_text = "A rule_ id, an organization's slug, a group, a provider or a model's id."
+    fieldsets: ClassVar[Any] = (
+        (
+            None,
+            {"fields": ("shown_id", "organization", "price_group", "provider", "model", "reason", "created_by")},
+        ),
+        ("When", {"fields": ("effective_from", "effective_to", "created_at")}),
+        ("What it pays", {"fields": ("pays", "card")}),
+    )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[PriceRule], search_term: str
+    ) -> tuple[QuerySet[PriceRule], bool]:
+        """By id, or by what a rule is for."""
+        text = search_term.strip()
+        if not text:
+            return queryset, False
+        try:
+            return queryset.filter(pk=ids.read("rule", text)), False
+        except ValueError:
+            meant = Q(price_group=text) | Q(provider=text) | Q(model__slug=text)
+        if named := find_organization(text):
+            meant |= Q(organization_id=named.pk)
+        return queryset.filter(meant), False
+
+    @admin.display(description="for whom")
+    def whom(self, row: PriceRule) -> str:
+        """An organization, a group, or everyone."""
+        if row.organization is not None:
+            return link("orgs_organization", row.organization_id, row.organization)
+        return "everyone" if row.price_group is None else f"group {row.price_group}"
+
+    @admin.display(description="for what")
+    def what(self, row: PriceRule) -> str:
+        """A model, a provider's models, or everything."""
+        if row.model is not None:
+            return link("metering_catalogmodel", row.model_id, row.model)
+        return "everything" if row.provider is None else f"provider {row.provider}"
+
+    @admin.display(description="pays")
+    def pays(self, row: PriceRule) -> str:
+        """The factor, or that there are rates."""
+        return "its own rates" if row.factor is None else f"{money.plain(row.factor)} × the catalog's price"
+
+    @admin.display(description="rate card")
+    def card(self, row: PriceRule) -> str:
+        """Rates of its own."""
+        return NOTHING if row.rates is None else rate_card(rating.read_card(row.rates))
 
 
 @admin.register(CatalogModel)
 class CatalogModelAdmin(BooksAdmin[CatalogModel]):
     """Models, with the price in force and those before and after."""
 
-    list_display = ("slug", "name", "vendor", "provider", "kind", "price_now", "context_window", "retired_at")
-    list_filter = ("kind", "vendor", ("retired_at", admin.EmptyFieldListFilter))
+    list_display = ("slug", "name", "vendor", "kind", "price_now", "context", "retired_at")
+    list_filter = ("kind", "vendor", ("retired_at", presence("state", absent="Offered", present="Retired")))
+    sortable_by = ("slug", "name", "vendor")
     ordering = ("slug",)
     search_fields = ("slug", "name", "aliases")
     search_help_text = "Part of an id, a name or an alias."
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("shown_id", "slug", "name", "vendor", "brand", "provider", "owned_by", "kind", "aliases")}),
-        ("Prices", {"fields": ("card_now", "history")}),
+        ("Rate card in force", {"fields": ("card_now",)}),
+        ("Price history", {"fields": ("history",)}),
         (
             "What it can do",
-            {"fields": ("categories", "capabilities", "context_window", "max_output_tokens", "max_stop_sequences")},
+            {"fields": ("categories", "capabilities", "context", "output_max", "max_stop_sequences")},
         ),
         ("More", {"fields": ("encoding", "released_at", "retired_at")}),
     )
 
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
+        """With the prices in force."""
+        return PricedList
+
     @admin.display(description="input / output (USD per 1M)")
     def price_now(self, row: CatalogModel) -> str | None:
         """The ordinary rates in force."""
-        version = catalog.listing().price_at(row.slug, clock.now())
+        version = row.now if hasattr(row, "now") else version_now(row.slug)
         return None if version is None else base_rates(version.card)
 
+    @admin.display(description="context window (tokens)", ordering="context_window")
+    def context(self, row: CatalogModel) -> str:
+        """Input and output together."""
+        return NOTHING if row.context_window is None else f"{row.context_window:,}"
+
+    @admin.display(description="longest output (tokens)")
+    def output_max(self, row: CatalogModel) -> str:
+        """Of one answer."""
+        return NOTHING if row.max_output_tokens is None else f"{row.max_output_tokens:,}"
+
     @admin.display(description="rate card in force")
-    def card_now(self, row: CatalogModel) -> SafeString | None:
+    def card_now(self, row: CatalogModel) -> str:
         """All rates in force."""
-        prices = self._prices(row)
-        now = _in_force(prices)
-        return None if now is None else rate_card(now.rates)
+        now = version_now(row.slug)
+        return "No price is in force." if now is None else rate_card(now.card)
 
     @admin.display(description="price history")
-    def history(self, row: CatalogModel) -> SafeString | None:
-        """Every version, the latest first."""
-        prices = self._prices(row)
-        now = _in_force(prices)
+    def history(self, row: CatalogModel) -> str:
+        """Every version, the latest first; each ends where the next begins, if not before."""
+        prices = list(Price.objects.filter(model=row).order_by("-effective_from", "-revision")[:VERSIONS_SHOWN])
+        now = version_now(row.slug)
         rows = [
             (
                 refer("metering_price", "price", price.pk),
                 stamp(price.effective_from),
-                None if price.effective_to is None else stamp(price.effective_to),
-                "in force" if price is now else None,
+                None if end is None else stamp(end),
+                "in force" if now is not None and price.pk == now.id else None,
                 base_rates(rating.read_card(price.rates)),
                 price.source,
             )
-            for price in reversed(prices)
+            for price, end in zip(prices, _ends(prices), strict=True)
         ]
-        return table(("version", "from", "to", "", "input / output (USD per 1M)", "source"), rows) if rows else None
-
-    def _prices(self, row: CatalogModel) -> list[Price]:
-        """A model's latest versions, rising by start."""
-        return list(Price.objects.filter(model=row).order_by("-effective_from")[:VERSIONS_SHOWN])[::-1]
+        heads = ("version", "from (UTC)", "to (UTC)", "", "input / output (USD per 1M)", "source")
+        return table(heads, rows) if rows else "It has never had a price."
 
 
-def _in_force(prices: Sequence[Price]) -> Price | None:
-    """The one of a model's versions that holds now."""
-    versions = [catalog.Version(p.pk, p.effective_from, p.effective_to, rating.read_card(p.rates)) for p in prices]
-    now = catalog.in_force(versions, clock.now())
-    return None if now is None else next(price for price in prices if price.pk == now.id)
+def _ends(prices: Sequence[Price]) -> list[datetime | None]:
+    """When each of a model's versions ceases to hold, the latest first; a correction ends with what it corrects."""
+    ends: list[datetime | None] = []
+    later: datetime | None = None
+    for place, price in enumerate(prices):
+        if place and prices[place - 1].effective_from > price.effective_from:
+            later = prices[place - 1].effective_from
+        ends.append(min((end for end in (price.effective_to, later) if end is not None), default=None))
+    return ends
 
 
 @admin.register(Quarantine)
 class QuarantineAdmin(BooksAdmin[Quarantine]):
     """Events that could not be charged."""
 
-    list_display = ("shown_id", "reason", "model", "organization_link", "age", "event_id", "resolved_at")
-    list_filter = ("reason", ("resolved_at", admin.EmptyFieldListFilter))
+    list_display = ("shown_id", "reason", "age", "model", "organization_link", "event_id", "resolved_at")
+    list_filter = ("reason", ("resolved_at", presence("state", absent="Open", present="Resolved")))
     list_select_related = ("organization",)
     sortable_by = ()
     search_fields = ("pk",)
@@ -572,10 +790,6 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
         *("shown_id", "reason", "detail", "organization", "scope", "model", "event_id", "age"),
         *("occurred_at", "recorded_at", "resolved_at", "reporter", "print_text", "event_text"),
     )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Quarantine]:
-        """The event itself is shown on its own page."""
-        return super().get_queryset(request).defer("event")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Quarantine], search_term: str
@@ -604,7 +818,7 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
         return timesince(row.recorded_at, clock.now())
 
     @admin.display(description="reported by")
-    def reporter(self, row: Quarantine) -> SafeString | None:
+    def reporter(self, row: Quarantine) -> str:
         """The gateway's key."""
         return refer("orgs_apikey", "key", row.reported_by)
 
@@ -614,6 +828,6 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
         return bytes(row.fingerprint).hex()
 
     @admin.display(description="event")
-    def event_text(self, row: Quarantine) -> SafeString | None:
+    def event_text(self, row: Quarantine) -> str:
         """What was received."""
         return as_text(row.event)

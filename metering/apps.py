@@ -1,6 +1,11 @@
 """The app of metering."""
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.core import checks
+
+from metering import tokens
 
 
 class MeteringConfig(AppConfig):
@@ -8,3 +13,16 @@ class MeteringConfig(AppConfig):
 
     name = "metering"
     verbose_name = "Metering"
+
+    def ready(self) -> None:
+        """``manage.py check`` also verifies what ships with this app."""
+        checks.register(verify_token_tables)
+
+
+def verify_token_tables(**_: Any) -> list[checks.CheckMessage]:
+    """An error when tokens could not be counted: a table is missing or is another one."""
+    try:
+        tokens.check()
+    except tokens.TableUnusable as error:
+        return [checks.Error(str(error), hint="Install this release again.", id="metering.E001")]
+    return []

@@ -5,13 +5,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from core import errors, ids
-from metering.events import Event, Rejection, fingerprint
+from metering import counting
+from metering.events import Event, Rejection, Uncounted, fingerprint
 from metering.models import Quarantine
 from orgs import keys, members, organizations
 from orgs.keys import KeyFacts
 from orgs.members import MemberFacts
 from orgs.organizations import OrganizationFacts
-from orgs.principals import Principal
 
 Reason = Quarantine.Reason
 
@@ -60,15 +60,26 @@ Outcome = Attributed | Orphan | Rejection
 
 
 def attribute(
-    items: Sequence[Event | Rejection], *, single: bool, default_slug: str | None, reporter: Principal
+    given: Sequence[Event | Uncounted | Rejection],
+    *,
+    single: bool = False,
+    default_slug: str | None = None,
+    limits: frozenset[UUID] = frozenset(),
 ) -> list[Outcome]:
     """Whose each event is, in order. Three look-ups for the whole batch, all cached.
 
     A key implies its organization; an organization named by the event or the header must agree
     with it, else the event is rejected. What cannot be found is an ``Orphan``, not lost.
+    ``limits`` are the organizations that the reporting key may speak for; empty means all. Absent
+    counts are worked out first, so nothing further on holds a text. Raises ``Unavailable`` when
+    they cannot be.
     """
+    items = counting.complete(given)
     events = [item for item in items if isinstance(item, Event)]
-    slugs = {_slug(event, default_slug) for event in events}
+    for event in events:
+        # What waits in quarantine must still know whom the header named.
+        event.organization = event.organization or default_slug
+    slugs = {_slug(event) for event in events}
     organizations_by_slug = organizations.find_slugs({slug for slug in slugs if slug is not None})
     key_ids: dict[str | None, UUID | None] = {
         event.api_key_id: _key_id(event.api_key_id) for event in events if event.api_key_id
@@ -76,7 +87,7 @@ def attribute(
     keys_by_id = keys.find([key_id for key_id in key_ids.values() if key_id is not None])
     named = {
         (event.organization, event.api_key_id): (
-            organizations_by_slug.get(_slug(event, default_slug) or ""),
+            organizations_by_slug.get(_slug(event) or ""),
             _known(keys_by_id, key_ids.get(event.api_key_id)),
         )
         for event in events
@@ -90,14 +101,14 @@ def attribute(
             organization, key = named[names]
             pair = _pair(organization, key)
             member = members_by_pair.get(pair) if pair else None
-            settled[names] = _Who(_slug(event, default_slug), organization, key, member)
+            settled[names] = _Who(_slug(event), organization, key, member)
     outcomes: list[Outcome] = []
     for place, item in enumerate(items):
         if isinstance(item, Rejection):
             outcomes.append(item)
             continue
         who = settled[item.organization, item.api_key_id]
-        outcome = _attribute(place, item, who, limits=reporter.organizations)
+        outcome = _attribute(place, item, who, limits=limits)
         if isinstance(outcome, Rejection) and not single:
             outcome.error.param = f"events[{place}].{outcome.error.param}"
         outcomes.append(outcome)
@@ -126,12 +137,15 @@ def _pair(organization: OrganizationFacts | None, key: KeyFacts | None) -> tuple
 
 def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) -> Outcome:
     organization, key = who.organization, who.key
+    if key is not None and key.user_id is None and limits and key.organization_id not in limits:
+        # Nor does a limited key learn which keys others have: theirs are as unknown as made-up ones.
+        key = None
     organization_id = organization.id if organization else key.organization_id if key else None
     # A limited key learns nothing about organizations it may not report for.
     if limits and organization_id not in limits:
         return Rejection(event.event_id, errors.OrgAccessDenied(param="organization"))
     if organization is None and who.slug is not None:
-        return _orphan(place, event, Reason.UNKNOWN_ORGANIZATION, None, f"no organization {who.slug}")
+        return _orphan(place, event, Reason.UNKNOWN_ORGANIZATION, who.slug, f"no organization {who.slug}")
     if key is None and event.api_key_id:
         return _orphan(place, event, Reason.UNKNOWN_KEY, organization_id, f"no key {event.api_key_id}")
     if organization_id is None:
@@ -161,9 +175,9 @@ def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) 
     )
 
 
-def _slug(event: Event, default_slug: str | None) -> str | None:
+def _slug(event: Event) -> str | None:
     """The organization named, lower-cased; an empty name is none."""
-    return (event.organization or default_slug or "").strip().lower() or None
+    return (event.organization or "").strip().lower() or None
 
 
 def _key_id(text: str) -> UUID | None:
@@ -173,8 +187,11 @@ def _key_id(text: str) -> UUID | None:
         return None
 
 
-def _orphan(place: int, event: Event, reason: Reason, organization_id: UUID | None, detail: str) -> Orphan:
-    """An event for finance; unique within what it named, so sending it again is a duplicate there too."""
-    scope = f"{organization_id or event.organization or ''}/{event.api_key_id or ''}"
+def _orphan(place: int, event: Event, reason: Reason, named: UUID | str | None, detail: str) -> Orphan:
+    """An event for finance; unique within what it named, so sending it again is a duplicate there too.
+
+    ``named`` is the organization's id, or the slug that nobody has.
+    """
+    scope = f"{named or ''}/{event.api_key_id or ''}"
     story = fingerprint(event, organization=scope.encode(), key=None)
-    return Orphan(place, event, scope, reason, detail, organization_id, story)
+    return Orphan(place, event, scope, reason, detail, named if isinstance(named, UUID) else None, story)

@@ -5,15 +5,14 @@ last, unless it has ended; so a later version closes an earlier one without touc
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 
 from core import clock
-from metering import rating
+from metering import rating, tokens
 from metering.models import CatalogModel, Price
 from orgs import caches
 
@@ -31,6 +30,7 @@ class Version(NamedTuple):
     effective_from: datetime
     effective_to: datetime | None
     card: rating.RateCard
+    active_from: datetime | None = None
 
 
 class Listing:
@@ -44,9 +44,10 @@ class Listing:
         self.versions: dict[str, list[Version]] = {slug: [] for slug in self.models}
         for price in prices:
             card = rating.read_card(price.rates)
-            version = Version(price.id, price.effective_from, price.effective_to, card)
+            version = Version(price.id, price.effective_from, price.effective_to, card, price.active_from)
             self.versions[slugs[price.model_id]].append(version)
         for versions in self.versions.values():
+            # Of one start the rows come by revision, and sorting keeps that.
             versions.sort(key=lambda version: version.effective_from)
 
     def find(self, name: str) -> CatalogModel | None:
@@ -60,15 +61,18 @@ class Listing:
 
 
 def in_force(versions: Sequence[Version], at: datetime) -> Version | None:
-    """The version that began last at or before ``at``, if it has not ended; ``versions`` rise by start."""
+    """The version that began last at or before ``at``, if it has not ended; ``versions`` rise by start.
+
+    A correction stands behind what it corrects and goes before it as soon as it is active.
+    """
     for version in reversed(versions):
-        if version.effective_from <= at:
+        if version.effective_from <= at and (version.active_from is None or version.active_from <= clock.now()):
             return version if version.effective_to is None or at < version.effective_to else None
     return None
 
 
 def _load(keys: Collection[str]) -> Mapping[str, Listing]:
-    listing = Listing(list(CatalogModel.objects.all()), list(Price.objects.all()))
+    listing = Listing(list(CatalogModel.objects.all()), list(Price.objects.order_by("revision")))
     return dict.fromkeys(keys, listing)
 
 
@@ -104,17 +108,21 @@ def load(document: Mapping[str, Any], *, publish: bool = True, skip_late: bool =
     if document.get("format") != FORMAT or not isinstance(document.get("models"), list):
         raise BadCatalog(f'the document needs "format": "{FORMAT}" and a list of models')
     known = {model.slug: model for model in CatalogModel.objects.select_for_update(no_key=True)}
-    names = {alias: slug for slug, model in known.items() for alias in model.aliases}
+    names = {alias: slug for slug, model in known.items() for alias in (slug, *model.aliases)}
     published: dict[UUID, list[Price]] = {}
-    for price in Price.objects.order_by("effective_from"):
+    for price in Price.objects.order_by("effective_from", "revision"):
         published.setdefault(price.model_id, []).append(price)
     added = changed = prices_added = prices_known = 0
     late = []
+    told: set[str] = set()
     for entry in document["models"]:
         fields = _read_model(entry)
         slug = fields["slug"]
+        if slug in told:
+            raise BadCatalog(f"{slug}: it stands in the document twice")
+        told.add(slug)
         if names.get(slug, slug) != slug or any(names.get(alias, slug) != slug for alias in fields["aliases"]):
-            raise BadCatalog(f"{slug}: it or one of its aliases is an alias of another model")
+            raise BadCatalog(f"{slug}: it or one of its aliases is a name of another model")
         model = known.get(slug)
         if model is None:
             model = CatalogModel.objects.create(**fields)
@@ -123,7 +131,7 @@ def load(document: Mapping[str, Any], *, publish: bool = True, skip_late: bool =
         elif any(getattr(model, name) != value for name, value in fields.items()):
             CatalogModel.objects.filter(pk=model.pk).update(**fields)
             changed += 1
-        names.update(dict.fromkeys(fields["aliases"], slug))
+        names.update(dict.fromkeys((slug, *fields["aliases"]), slug))
         for price in _read_prices(entry, model):
             try:
                 new = _is_new(slug, price, published.get(model.id, []))
@@ -156,14 +164,34 @@ def _is_new(slug: str, price: Price, published: Sequence[Price]) -> bool:
     versions = [
         Version(known.id, known.effective_from, known.effective_to, rating.RateCard((), {}, 0)) for known in published
     ]
-    soonest = clock.now() + timedelta(seconds=2 * settings.CACHE_SECONDS)
+    soonest = caches.earliest_change()
     if in_force(versions, price.effective_from) is not None and price.effective_from < soonest:
         raise BadCatalog(f"{slug}: a price is in force at {price.effective_from}; a new one starts after {soonest}")
     return True
 
 
+def append(price: Price) -> None:
+    """Publish one more version, inside the caller's transaction. Raises ``BadCatalog``.
+
+    A correction (``revision`` above 1) is in use two cache lives from now; any other version must not
+    change what is in force before then.
+    """
+    published = list(Price.objects.filter(model_id=price.model_id).order_by("effective_from", "revision"))
+    if price.revision > 1:
+        same = [known for known in published if known.effective_from == price.effective_from]
+        if len(same) != price.revision - 1:
+            raise BadCatalog(f"{price.model.slug}: the version to correct was corrected meanwhile")
+        price.active_from = caches.earliest_change()
+    elif not _is_new(price.model.slug, price, published):
+        raise BadCatalog(f"{price.model.slug}: this price is published already")
+    price.save(force_insert=True)
+    caches.bump()
+
+
 def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a model. Raises ``BadCatalog``."""
+    if not isinstance(entry, Mapping):
+        raise BadCatalog(f"a model is an object, not {type(entry).__name__}")
     try:
         return {
             "slug": _text(entry, "id"),
@@ -173,13 +201,13 @@ def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
             "provider": _text(entry, "provider"),
             "owned_by": _text(entry, "owned_by"),
             "kind": CatalogModel.Kind(entry.get("kind", "vendor_model")),
-            "categories": list(entry.get("categories", ())),
-            "capabilities": list(entry.get("capabilities", ())),
-            "aliases": list(entry.get("aliases", ())),
+            "categories": _texts(entry, "categories"),
+            "capabilities": _texts(entry, "capabilities"),
+            "aliases": _texts(entry, "aliases"),
             "context_window": entry.get("context_window"),
             "max_output_tokens": entry.get("max_output_tokens"),
             "max_stop_sequences": int(entry.get("max_stop_sequences", 4)),
-            "encoding": entry.get("encoding", "o200k_base"),
+            "encoding": _encoding(entry.get("encoding", tokens.DEFAULT_ENCODING)),
             "released_at": clock.from_unix(int(entry["released_at"])),
         }
     except (KeyError, TypeError, ValueError) as error:
@@ -193,12 +221,25 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _encoding(name: object) -> str:
+    if name not in tokens.TABLES:
+        raise ValueError(f"encoding must be one of {', '.join(tokens.TABLES)}")
+    return str(name)
+
+
+def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
+    values = entry.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+        raise ValueError(f"{name} must be a list of non-empty strings")
+    return list(values)
+
+
 def _read_prices(entry: Mapping[str, Any], model: CatalogModel) -> list[Price]:
     """Unsaved price rows of an entry. Raises ``BadCatalog``."""
-    prices = []
+    prices: list[Price] = []
     for told in entry.get("prices", ()):
         try:
-            rating.read_card(told["rates"])
+            rating.check_card(told["rates"])
             end = told.get("effective_to")
             price = Price(
                 model=model,
@@ -207,10 +248,13 @@ def _read_prices(entry: Mapping[str, Any], model: CatalogModel) -> list[Price]:
                 rates=told["rates"],
                 source=_text(told, "source"),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadCatalog(f"{model.slug}: {error}") from error
-        if price.effective_from.tzinfo is None or (price.effective_to and price.effective_to <= price.effective_from):
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadCatalog(f"{model.slug}: {error!r}") from error
+        ends = (price.effective_from,) if price.effective_to is None else (price.effective_from, price.effective_to)
+        if any(end.tzinfo is None for end in ends) or ends[-1] < ends[0] or len(set(ends)) < len(ends):
             raise BadCatalog(f"{model.slug}: a price needs a start with a zone, before its end")
+        if any(other.effective_from == price.effective_from for other in prices):
+            raise BadCatalog(f"{model.slug}: two prices start at {price.effective_from}")
         prices.append(price)
     return prices
 
@@ -220,3 +264,8 @@ def offered() -> list[CatalogModel]:
     return sorted(
         (model for model in listing().models.values() if model.retired_at is None), key=lambda model: model.slug
     )
+
+
+def price(price_id: UUID) -> Price:
+    """A published price version by id, for ever."""
+    return Price.objects.select_related("model").get(pk=price_id)

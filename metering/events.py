@@ -7,7 +7,7 @@ field named by index. Only a body that is not JSON at all, or too many events, f
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import msgspec
 
 from core import errors, money, wire
-from metering import rating
+from metering import rating, tokens
 from metering.rating import COUNT_MAX, Counts
+from orgs import keys
 
 FINGERPRINT_VERSION = b"\x01"
 NDJSON = "application/x-ndjson"
@@ -25,6 +26,10 @@ CLOUDEVENTS = "application/cloudevents-batch+json"
 MEDIA_TYPES = ("application/json", NDJSON, CLOUDEVENT, CLOUDEVENTS)
 PAIRS_MAX = 16
 SMALLINT_MAX = 32_767
+# The counts that must be reported, or estimated from a text.
+WHOLES = ("input_tokens", "output_tokens")
+# Fields of ``Event`` that no gateway sets.
+INTERNAL = frozenset({"estimated"})
 
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[!-~]+\Z")]
 Short = Annotated[str, msgspec.Meta(max_length=128)]
@@ -42,20 +47,25 @@ _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_PLACE = re.compile(r" - at `\$(.*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")
 _AT_MOST = re.compile(r"Expected `int` <= ([0-9]+)")
 _MISSING = re.compile(r"required field `(\w+)`")
+_KEYS_BEGIN = keys.PREFIX.encode()
 _PICO = Decimal(1).scaleb(-money.DECIMALS)
 
 
 class Event(Counts, kw_only=True):
-    """One finished request (contract 16.2). ``None`` for a count means it was not reported."""
+    """One finished request (contract 16.2).
+
+    ``estimated`` is ours, never the gateway's: which of the two wholes were counted here, each with
+    the digest of the text that it was counted from.
+    """
 
     event_id: EventId
     model: Name
     occurred_at: datetime
-    organization: str | None = None
-    api_key_id: str | None = None
+    organization: Short | None = None
+    api_key_id: Short | None = None
     end_user: Short | None = None
     source: Literal["api_key", "product_call", "dev_tools"] = "api_key"
     routed_model: Short | None = None
@@ -74,6 +84,14 @@ class Event(Counts, kw_only=True):
     provider_cost_usd: Decimal | None = None
     authorization_id: Short | None = None
     metadata: dict[Label, Value] | None = None
+    estimated: dict[str, str] | None = None
+
+    @property
+    def usage_source(self) -> str:
+        """Who counted: the ``provider``, ``estimated`` here, or ``mixed``."""
+        if not self.estimated:
+            return "provider"
+        return "estimated" if len(self.estimated) == len(WHOLES) else "mixed"
 
     @property
     def billed(self) -> bool:
@@ -91,6 +109,17 @@ class Event(Counts, kw_only=True):
         return not failed or self.output_tokens > 0
 
 
+class Uncounted(NamedTuple):
+    """An event and the texts from which its absent counts are to be worked out (``metering.counting``).
+
+    Until then an absent whole is the least that its reported parts allow.
+    """
+
+    event: Event
+    input: tokens.Text | None
+    output: tokens.Text | None
+
+
 class Rejection(NamedTuple):
     """Why an event was refused; ``error.param`` names the field by index."""
 
@@ -101,7 +130,7 @@ class Rejection(NamedTuple):
 class Body(NamedTuple):
     """A decoded request: its events in order, each good or refused, and whether it was one bare event."""
 
-    items: Sequence[Event | Rejection]
+    items: Sequence[Event | Uncounted | Rejection]
     single: bool
 
 
@@ -143,11 +172,10 @@ def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
         raise errors.InvalidType('The body must be an event object, an array or {"events": [...]}.')
     _bound(len(found), limits)
     cloud = media_type in (CLOUDEVENT, CLOUDEVENTS)
-    # A NUL can only come in through its escape, so most bodies skip looking for it.
-    nul = b"\\u0000" in raw
+    suspect = _is_suspect(raw)
     return Body(
         [
-            _read(item, place=place.format(index), limits=limits, cloud=cloud, nul=nul)
+            _read(item, place=place.format(index), limits=limits, cloud=cloud, suspect=suspect)
             for index, item in enumerate(found)
         ],
         single=single,
@@ -161,16 +189,16 @@ def _bound(count: int, limits: Limits) -> None:
         raise errors.OutOfRange("A request holds at least one event.", param="events")
 
 
-def _line(line: bytes, *, index: int, limits: Limits) -> Event | Rejection:
+def _line(line: bytes, *, index: int, limits: Limits) -> Event | Uncounted | Rejection:
     place = f"events[{index}]"
     try:
         value = wire.decode(line)
     except wire.Malformed as error:
         return Rejection(None, errors.InvalidJson(f"{place} is not valid JSON: {error}.", param=place))
-    return _read(value, place=place, limits=limits, cloud=False, nul=b"\\u0000" in line)
+    return _read(value, place=place, limits=limits, cloud=False, suspect=_is_suspect(line))
 
 
-def _read(value: Any, *, place: str, limits: Limits, cloud: bool, nul: bool) -> Event | Rejection:
+def _read(value: Any, *, place: str, limits: Limits, cloud: bool, suspect: bool) -> Event | Uncounted | Rejection:
     """One event, or why not."""
     if type(value) is not dict:
         return Rejection(None, errors.InvalidType(f"{place or 'The event'} must be an object.", param=place or None))
@@ -178,18 +206,20 @@ def _read(value: Any, *, place: str, limits: Limits, cloud: bool, nul: bool) -> 
         if cloud:
             value = _from_cloudevent(value)
         event = _convert(value)
+        absent = _absent(value)
+        item = _uncounted(event, value, absent) if absent else event
         _check(event, limits)
-        if nul:
-            _refuse_nul({name: value[name] for name in Event.__struct_fields__ if name in value}, "")
+        if suspect:
+            _refuse_texts({name: value[name] for name in _REPORTED if name in value}, "")
     except errors.ApiError as error:
         shown = value.get("event_id")
         if error.param:
             error.param = f"{place}.{error.param}" if place else error.param
         return Rejection(shown if type(shown) is str and len(shown) <= 128 else None, error)
-    return event
+    return item
 
 
-_COUNTS = frozenset(Counts.__struct_fields__) - {"units", "service_tier", "batch"}
+_REPORTED = tuple(name for name in Event.__struct_fields__ if name not in INTERNAL)
 
 
 def _convert(value: dict[str, Any]) -> Event:
@@ -203,14 +233,51 @@ def _convert(value: dict[str, Any]) -> Event:
     cost = fields.get("provider_cost_usd")
     if cost is not None:
         fields["provider_cost_usd"] = _provider_cost(cost)
+    for name in INTERNAL:
+        fields.pop(name, None)
     try:
-        event = msgspec.convert(fields, Event)
+        return msgspec.convert(fields, Event)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from error
-    missing = [name for name in ("input_tokens", "output_tokens") if name not in fields]
-    if missing and event.billed:
-        raise errors.MissingParameter(f"{missing[0]} is required.", param=missing[0])
-    return event
+        raise explain_error(str(error)) from error
+
+
+def _absent(value: dict[str, Any]) -> list[str]:
+    """The wholes that were not reported. A reported 0 is a count like any other."""
+    return [name for name in WHOLES if value.get(name) is None]
+
+
+def _uncounted(event: Event, value: dict[str, Any], absent: Collection[str]) -> Event | Uncounted:
+    """An event with the texts for its absent counts; a failure that is not billed needs none.
+
+    Raises ``MissingParameter`` when there is no text, else as ``tokens.prompt``.
+    """
+    prompt = output = None
+    if "output_tokens" in absent and value.get("output_text") is not None:
+        output = tokens.passage(value["output_text"], param="output_text")
+    # A failure with output is billed, and any text is at least one token.
+    if not (event.billed or (output and msgspec.structs.replace(event, output_tokens=1).billed)):
+        return event
+    if "input_tokens" in absent:
+        prompt = tokens.prompt(messages=value.get("messages"), text=value.get("input_text"))
+        event.input_tokens = _least(
+            event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
+            event.image_input_tokens - event.cached_image_tokens, event.audio_input_tokens - event.cached_audio_tokens,
+            whole="input_tokens",
+        )  # fmt: skip
+    if "output_tokens" in absent:
+        if output is None:
+            raise errors.MissingParameter("output_tokens is required.", param="output_tokens")
+        event.output_tokens = _least(
+            event.reasoning_tokens, event.image_output_tokens, event.audio_output_tokens, whole="output_tokens"
+        )
+    return Uncounted(event, prompt, output)
+
+
+def _least(*parts: int, whole: str) -> int:
+    """The least whole of these parts. Raises ``OutOfRange``."""
+    if sum(parts) > COUNT_MAX:
+        raise errors.OutOfRange(f"The parts of {whole} add up to more than {COUNT_MAX}.", param=whole)
+    return sum(parts)
 
 
 def _check(event: Event, limits: Limits) -> None:
@@ -284,18 +351,26 @@ def _from_cloudevent(value: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def _refuse_nul(value: Any, path: str) -> None:
-    """PostgreSQL's text holds no NUL. Raises ``OutOfRange`` that names the field."""
+def _is_suspect(raw: bytes) -> bool:
+    """Whether a text in there may be one that ``_refuse_texts`` refuses; most bodies hold none."""
+    # A NUL can only come in through its escape.
+    return b"\\u0000" in raw or _KEYS_BEGIN in raw
+
+
+def _refuse_texts(value: Any, path: str) -> None:
+    """PostgreSQL's text holds no NUL, and the books hold no key. Raises ``OutOfRange`` that names the field."""
     if type(value) is str:
         if "\x00" in value:
             raise errors.OutOfRange(f"{path} contains a NUL character.", param=path)
+        if keys.mentions(value):
+            raise errors.OutOfRange(f"{path} holds an API key, which belongs nowhere; a key has an id.", param=path)
     elif type(value) is dict:
         for name, inner in value.items():
-            _refuse_nul(name, path or "event")
-            _refuse_nul(inner, f"{path}.{name}" if path else name)
+            _refuse_texts(name, path or "event")
+            _refuse_texts(inner, f"{path}.{name}" if path else name)
     elif type(value) is list:
         for inner in value:
-            _refuse_nul(inner, path)
+            _refuse_texts(inner, path)
 
 
 def _phrase(hint: Any) -> str:
@@ -326,7 +401,7 @@ def _phrase(hint: Any) -> str:
 _MUST_BE = {name: _phrase(hint) for name, hint in get_type_hints(Event, include_extras=True).items()}
 
 
-def _explain(message: str) -> errors.ApiError:
+def explain_error(message: str) -> errors.ApiError:
     """A ``msgspec`` message as an error of ours: the field, what it must be, type or range."""
     missing = _MISSING.search(message)
     if missing:
@@ -345,12 +420,19 @@ def _explain(message: str) -> errors.ApiError:
 def fingerprint(event: Event, *, organization: bytes, key: bytes | None) -> bytes:
     """What makes two events the same story: SHA-256 over the billing fields (decisions 13).
 
-    Not in it: metadata, latency and routing, which a gateway may learn later.
+    For a count that was estimated, the text's digest. Not in it: metadata, latency and routing,
+    which a gateway may learn later.
     """
+    input_told: int | str = event.input_tokens
+    output_told: int | str = event.output_tokens
+    if event.estimated:
+        # An estimate may come out differently tomorrow; the text that it stands for does not.
+        input_told = event.estimated.get("input_tokens", input_told)
+        output_told = event.estimated.get("output_tokens", output_told)
     told = (
-        organization, key, event.model, int((event.occurred_at - _EPOCH) / _MICROSECOND),
-        event.input_tokens, event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
-        event.output_tokens, event.reasoning_tokens, event.image_input_tokens, event.audio_input_tokens,
+        organization, key, event.model, (event.occurred_at - _EPOCH) // _MICROSECOND,
+        input_told, event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
+        output_told, event.reasoning_tokens, event.image_input_tokens, event.audio_input_tokens,
         event.cached_image_tokens, event.cached_audio_tokens, event.image_output_tokens, event.audio_output_tokens,
         sorted(event.units.items()), rating.ordinary(event.service_tier), event.batch, event.outcome, event.billed,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The tables of metering. Each is written by one module, named in its docstring."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -60,10 +60,16 @@ class Price(models.Model):
     and refuses every other change, so a record's stored version re-derives its cost for ever.
     """
 
+    append_only: ClassVar[bool] = True
+
     id = IdField("price")
     model = models.ForeignKey(CatalogModel, on_delete=models.PROTECT, related_name="+")
     effective_from = models.DateTimeField()
     effective_to = models.DateTimeField(null=True, blank=True)
+    revision = models.SmallIntegerField(default=1, help_text="Above 1 it corrects the one with the same start")
+    active_from = models.DateTimeField(
+        null=True, blank=True, help_text="A correction is used for what is rated from this instant on"
+    )
     rates: models.JSONField[Any, Any] = models.JSONField(help_text="The rate card (docs/adr/0005)")
     source = models.TextField(help_text="Where the price was published")
     created_at = models.DateTimeField(default=timezone.now)
@@ -72,7 +78,7 @@ class Price(models.Model):
         db_table = "price"
         ordering = ("model", "-effective_from")
         constraints = (
-            models.UniqueConstraint(fields=("model", "effective_from"), name="price_once_per_start"),
+            models.UniqueConstraint(fields=("model", "effective_from", "revision"), name="price_once_per_start"),
             models.CheckConstraint(
                 name="price_ends_after_start",
                 condition=Q(effective_to__isnull=True) | Q(effective_to__gt=F("effective_from")),
@@ -83,8 +89,109 @@ class Price(models.Model):
         return ids.show("price", self.pk)
 
 
+class PriceDraft(models.Model):
+    """Prices that somebody means to publish: from an importer or by hand. Written by ``metering.pricebook``."""
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        SCHEDULED = "scheduled"
+        PUBLISHED = "published"
+        DISCARDED = "discarded"
+
+    id = IdField("draft")
+    state = models.TextField(choices=State.choices, default=State.OPEN)
+    source = models.TextField(help_text="File and format it was made from")
+    report = models.TextField(default="", help_text="What the importer could not or did not take")
+    created_by = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+    publish_at = models.DateTimeField(null=True, blank=True)
+    settled_by = models.TextField(default="")
+    settled_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "price_draft"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return ids.show("draft", self.pk)
+
+
+class PriceDraftLine(models.Model):
+    """One price of a draft. Written by ``metering.pricebook``."""
+
+    draft = models.ForeignKey(PriceDraft, on_delete=models.CASCADE, related_name="+")
+    model = models.ForeignKey(CatalogModel, on_delete=models.PROTECT, related_name="+")
+    effective_from = models.DateTimeField()
+    effective_to = models.DateTimeField(null=True, blank=True)
+    corrects = models.ForeignKey(
+        Price,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="The published version that was wrong; the line takes its start",
+    )
+    rates: models.JSONField[Any, Any] = models.JSONField()
+    source = models.TextField()
+
+    class Meta:
+        db_table = "price_draft_line"
+        ordering = ("draft", "model", "effective_from")
+        constraints = (
+            models.UniqueConstraint(fields=("draft", "model", "effective_from"), name="price_draft_line_once"),
+        )
+
+
+class PriceRule(models.Model):
+    """What someone pays instead of the catalog's price: a factor on it, or rates of its own. For ever.
+
+    Written by ``metering.rules``. A record keeps the id of the rule that applied to it.
+    """
+
+    append_only: ClassVar[bool] = True
+
+    id = IdField("rule")
+    organization = models.ForeignKey(Organization, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    price_group = models.TextField(null=True, blank=True, help_text="A group of organizations")
+    provider = models.TextField(null=True, blank=True, help_text="The catalog's label")
+    model = models.ForeignKey(CatalogModel, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    factor = models.DecimalField(max_digits=10, decimal_places=6, null=True, blank=True, help_text="1.2 is 20 % more")
+    rates: models.JSONField[Any, Any] = models.JSONField(null=True, blank=True)
+    effective_from = models.DateTimeField()
+    effective_to = models.DateTimeField(null=True, blank=True)
+    reason = models.TextField()
+    created_by = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "price_rule"
+        ordering = ("-id",)
+        constraints = (
+            models.CheckConstraint(
+                name="price_rule_ends_after_start",
+                condition=Q(effective_to__isnull=True) | Q(effective_to__gt=F("effective_from")),
+            ),
+            models.CheckConstraint(
+                name="price_rule_factor_or_rates",
+                condition=Q(factor__isnull=True, rates__isnull=False, model__isnull=False)
+                | Q(factor__gte=0, factor__lte=1000, rates__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="price_rule_one_whom", condition=Q(organization__isnull=True) | Q(price_group__isnull=True)
+            ),
+            models.CheckConstraint(
+                name="price_rule_one_what", condition=Q(provider__isnull=True) | Q(model__isnull=True)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return ids.show("rule", self.pk)
+
+
 class Usage(models.Model):
     """What usage records and request-log rows share: who, which request, how it went."""
+
+    append_only: ClassVar[bool] = True
 
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_constraint=False)
     event_id = models.TextField()

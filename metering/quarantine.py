@@ -1,12 +1,14 @@
 """Quarantine: valid events that could not be charged. The only module that writes the table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from django.db import connection
+from django.db.models import Q
 from psycopg.types.json import Jsonb
 
 from core import wire
@@ -78,3 +80,65 @@ def _kept(event: Event) -> dict[str, object]:
     cost = event.provider_cost_usd
     kept["provider_cost_usd"] = None if cost is None else format(cost, "f")
     return {name: value for name, value in kept.items() if value is not None}
+
+
+def withdraw(row_id: UUID, *, at: datetime) -> bool:
+    """Close a row without charging it, inside the caller's transaction; whether it was open."""
+    assert connection.in_atomic_block
+    return bool(Quarantine.objects.filter(pk=row_id, resolved_at__isnull=True).update(resolved_at=at))
+
+
+def row(row_id: UUID) -> Quarantine:
+    """One row by id."""
+    return Quarantine.objects.get(pk=row_id)
+
+
+class Waiting(NamedTuple):
+    """An open row, locked: the event as it was reported and where it was put."""
+
+    id: UUID
+    organization_id: UUID | None
+    event: Event
+    reported_by: UUID | None
+
+
+def waiting(*, models: Sequence[str], after: UUID | None, limit: int) -> list[Waiting]:
+    """Open rows to try again, inside the caller's transaction: unpriced ones of these models, and all orphans.
+
+    Rows that another worker has are passed over.
+    """
+    assert connection.in_atomic_block
+    rows = Quarantine.objects.filter(resolved_at__isnull=True).filter(
+        Q(reason__in=_ORPHANED) | Q(model__in=list(models))
+    )
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    locked = rows.select_for_update(skip_locked=True, no_key=True).order_by("id")[:limit]
+    return [Waiting(row.id, row.organization_id, _event(row.event), row.reported_by) for row in locked]
+
+
+_ORPHANED = (
+    Quarantine.Reason.UNKNOWN_ORGANIZATION,
+    Quarantine.Reason.UNKNOWN_KEY,
+    Quarantine.Reason.NOT_A_MEMBER,
+)
+
+
+def models_waiting() -> list[str]:
+    """The models that open rows name."""
+    return list(
+        Quarantine.objects.filter(resolved_at__isnull=True).order_by("model").values_list("model", flat=True).distinct()
+    )
+
+
+def resolve(row_ids: Collection[UUID], *, at: datetime) -> None:
+    """Close rows that were charged, inside the caller's transaction."""
+    assert connection.in_atomic_block
+    Quarantine.objects.filter(pk__in=list(row_ids)).update(resolved_at=at)
+
+
+def _event(kept: Mapping[str, Any]) -> Event:
+    fields = dict(kept)
+    if fields.get("provider_cost_usd") is not None:
+        fields["provider_cost_usd"] = Decimal(fields["provider_cost_usd"])
+    return msgspec.convert(fields, Event)

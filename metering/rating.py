@@ -11,8 +11,8 @@ The pools are exclusive and add up to the reported totals (contract 16.2, decisi
 * output = text + image + audio, and reasoning where a card prices it apart.
 """
 
-from collections.abc import Mapping
-from datetime import datetime, time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -207,14 +207,14 @@ def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
     """
     terms = choose(card, counts, at)
     cost = card.request
-    for name, tokens, price in zip(
-        Pools._fields, pools(counts, reasoning_apart=terms.reasoning_apart), terms.rates, strict=True
-    ):
+    split = pools(counts, reasoning_apart=terms.reasoning_apart)
+    for place, tokens in enumerate(split):
         if tokens:
+            price = terms.rates[place]
             if price is None:
-                raise Unpriced(f"no rate for {name} tokens")
+                raise Unpriced(f"no rate for {Pools._fields[place]} tokens")
             cost += tokens * price
-    for name, uses in counts.units.items():
+    for name, uses in counts.units.items() if counts.units else ():
         if uses:
             if name not in card.units:
                 raise Unpriced(f"no rate for {name}")
@@ -222,10 +222,29 @@ def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
     return Rated(cost, terms)
 
 
+def scaled(card: RateCard, factor_millionths: int) -> RateCard:
+    """Every rate times a factor, rounded half-even once: token rates to 6 decimals per 1M, fees to the pico-dollar.
+
+    Both are whole pico-dollars, a token or a use. What the base prices not, the result prices not.
+    """
+
+    def times(rate: int) -> int:
+        whole, rest = divmod(rate * factor_millionths, 1_000_000)
+        return whole + (rest > 500_000 or (rest == 500_000 and whole % 2 == 1))
+
+    terms = tuple(
+        msgspec.structs.replace(entry, rates=Rates(*(None if rate is None else times(rate) for rate in entry.rates)))
+        for entry in card.terms
+    )
+    return RateCard(terms, {name: times(fee) for name, fee in card.units.items()}, times(card.request))
+
+
 def read_card(document: Mapping[str, Any]) -> RateCard:
     """A rate card from its published document. Raises ``ValueError`` that says what is wrong where."""
-    entries = document.get("terms")
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(document, Mapping):
+        raise ValueError("a rate card is an object")
+    entries = _part(document, "terms", list, [])
+    if not entries:
         raise ValueError("terms: at least one entry is needed")
     terms = [_read_terms(entry, place=f"terms[{index}]") for index, entry in enumerate(entries)]
     if len({(t.service_tier, t.batch, t.above_input_tokens, t.windows) for t in terms}) != len(terms):
@@ -235,13 +254,49 @@ def read_card(document: Mapping[str, Any]) -> RateCard:
     terms.sort(key=lambda t: (t.above_input_tokens, bool(t.windows)), reverse=True)
     units = {
         name: _usd(value, place=f"units.{name}", decimals=money.DECIMALS)
-        for name, value in (document.get("units") or {}).items()
+        for name, value in _part(document, "units", Mapping, {}).items()
     }
-    request = _usd(document.get("request") or "0", place="request", decimals=money.DECIMALS)
+    request = _usd(document.get("request", "0"), place="request", decimals=money.DECIMALS)
     unknown = set(document) - {"terms", "units", "request"}
     if unknown:
-        raise ValueError(f"unknown parts: {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown parts: {', '.join(sorted(map(str, unknown)))}")
     return RateCard(terms=tuple(terms), units=units, request=request)
+
+
+def check_card(document: Mapping[str, Any]) -> RateCard:
+    """A card that may be published: readable, and no two of its entries hold at one instant. Raises ``ValueError``."""
+    card = read_card(document)
+    _refuse_overlaps(card.terms)
+    return card
+
+
+def _part(document: Mapping[str, Any], name: str, kind: type, absent: Any, *, place: str = "") -> Any:
+    """A part of a document, ``absent`` if it is not there. Raises ``ValueError`` for another kind."""
+    part = document.get(name, absent)
+    if not isinstance(part, kind):
+        raise ValueError(f"{place}{name}: {type(part).__name__} is not what belongs here")
+    return part
+
+
+# A winter week and a summer week, so that both offsets of a zone are seen.
+_WEEKS = (datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 7, 6, tzinfo=UTC))
+
+
+def _refuse_overlaps(terms: Sequence[Terms]) -> None:
+    """Two entries may not both hold at one instant, or their order would decide. Raises ``ValueError``."""
+    rivals: dict[tuple[str | None, bool, int], list[Terms]] = {}
+    for entry in terms:
+        if entry.windows:
+            rivals.setdefault((entry.service_tier, entry.batch, entry.above_input_tokens), []).append(entry)
+    for entries in rivals.values():
+        if len(entries) < 2:
+            continue
+        # Windows begin on minutes, and where two overlap, one of them begins inside the other.
+        for week in _WEEKS:
+            for minute in range(7 * 24 * 60):
+                at = week + timedelta(minutes=minute)
+                if sum(any(window.holds(at) for window in entry.windows) for entry in entries) > 1:
+                    raise ValueError(f"terms: two entries hold at {at:%a %H:%M} UTC")
 
 
 def _usd(value: object, *, place: str, decimals: int) -> int:
@@ -262,7 +317,7 @@ def _usd(value: object, *, place: str, decimals: int) -> int:
 def _read_terms(entry: object, *, place: str) -> Terms:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("rates"), Mapping):
         raise ValueError(f"{place}: needs rates")
-    when, rates = entry.get("when") or {}, entry["rates"]
+    when, rates = _part(entry, "when", Mapping, {}, place=f"{place}."), entry["rates"]
     unknown = (set(entry) - {"when", "rates"}) | (set(rates) - set(Rates._fields))
     unknown |= set(when) - {"service_tier", "batch", "above_input_tokens", "windows"}
     if unknown:
@@ -282,13 +337,20 @@ def _read_terms(entry: object, *, place: str) -> Terms:
     threshold = when.get("above_input_tokens", 0)
     if type(threshold) is not int or threshold < 0:
         raise ValueError(f"{place}.when.above_input_tokens: a whole number of tokens is needed")
+    if type(when.get("batch", False)) is not bool:
+        raise ValueError(f"{place}.when.batch: true or false is needed")
+    if not isinstance(when.get("service_tier"), str | None):
+        raise ValueError(f"{place}.when.service_tier: a string is needed")
     return Terms(
         rates=Rates(**read),
         reasoning_apart=read["reasoning"] is not None,
         service_tier=ordinary(when.get("service_tier")),
-        batch=bool(when.get("batch", False)),
+        batch=when.get("batch", False),
         above_input_tokens=threshold,
-        windows=tuple(_read_window(window, place=f"{place}.when.windows") for window in when.get("windows", ())),
+        windows=tuple(
+            _read_window(window, place=f"{place}.when.windows")
+            for window in _part(when, "windows", list, [], place=f"{place}.when.")
+        ),
     )
 
 
@@ -310,6 +372,8 @@ def _read_window(window: Any, *, place: str) -> Window:
         ZoneInfo(read.zone)
     except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from error
+    if read.start.tzinfo is not None or read.end.tzinfo is not None:
+        raise ValueError(f"{place}: the zone stands in zone, not in a time")
     if read.start == read.end or not read.days or not set(read.days) <= set(range(7)):
         raise ValueError(f"{place}: a window needs days from 0 (Monday) to 6 and two different times")
     return read

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from core import clock, ids, wire
@@ -12,6 +13,7 @@ from metering.catalog import Listing
 from metering.models import CatalogModel, UsageRecord
 
 
+@extend_schema_field({"type": "number", "format": "decimal"})
 class UsdNumber(serializers.DecimalField):
     """Exact dollars as a JSON number."""
 

@@ -18,10 +18,10 @@ from psycopg.types.json import Jsonb
 from core import clock, errors, ids, wire
 from core.bulk import copy_rows
 from core.transactions import UNIQUE_VIOLATION, sqlstate
+from metering import rating
 from metering.attribution import Attributed
 from metering.models import UsageRecord
 
-PROVIDER = "provider"
 # Older than this every writing transaction has ended (they are bounded to 30 s), so what is
 # there is all there will be (decisions 20).
 FINAL_AFTER = timedelta(seconds=60)
@@ -47,6 +47,7 @@ class Charged(NamedTuple):
     model: str
     cost_usd: Decimal
     price_id: UUID
+    rule_id: UUID | None
     transfer_id: UUID | None
 
 
@@ -85,10 +86,11 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
     assert connection.in_atomic_block
     if not claims:
         return {}
-    ordered = sorted(claims, key=_claim_key)
+    # By the id's number: the same order in every process, and far cheaper to compare than the id.
+    ordered = sorted(claims, key=lambda one: (one.organization_id.int, one.event_id))
     try:
         with transaction.atomic():
-            copy_rows("usage_claim", CLAIM, ordered)
+            copy_rows("usage_claim", CLAIM, ordered, in_order=True)
     except IntegrityError as error:
         if sqlstate(error) != UNIQUE_VIOLATION:
             raise
@@ -103,6 +105,24 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
 
 def _claim_key(one: Claim) -> tuple[UUID, str]:
     return (one.organization_id, one.event_id)
+
+
+def reclaim(claims: Sequence[Claim]) -> set[tuple[UUID, str]]:
+    """Turn claims that stand for quarantined events into claims for records; the keys that were turned."""
+    assert connection.in_atomic_block
+    if not claims:
+        return set()
+    ordered = sorted(claims, key=_claim_key)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE usage_claim c SET state = n.state, record_id = n.record_id, cost_usd = n.cost_usd"
+            " FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::numeric[])"
+            " AS n (organization_id, event_id, state, record_id, cost_usd)"
+            " WHERE c.organization_id = n.organization_id AND c.event_id = n.event_id AND c.state = 'quarantined'"
+            " RETURNING c.organization_id, c.event_id",
+            [list(column) for column in zip(*(one[:5] for one in ordered), strict=True)],
+        )
+        return set(cursor.fetchall())
 
 
 def standing(keys: Sequence[tuple[UUID, str]]) -> dict[tuple[UUID, str], Claim]:
@@ -133,7 +153,7 @@ RECORD = _SHARED | {
     "cache_write_1h_tokens": "int4", "reasoning_tokens": "int4", "image_input_tokens": "int4",
     "audio_input_tokens": "int4", "cached_image_tokens": "int4", "cached_audio_tokens": "int4",
     "image_output_tokens": "int4", "audio_output_tokens": "int4", "units": "jsonb", "service_tier": "text",
-    "batch": "bool", "usage_source": "text", "cost_usd": "numeric", "price_id": "uuid",
+    "batch": "bool", "usage_source": "text", "cost_usd": "numeric", "price_id": "uuid", "rule_id": "uuid",
 }  # fmt: skip
 
 CLAIM = {
@@ -181,7 +201,7 @@ def record_row(record: Charged, *, at: datetime, reported_by: UUID | None) -> tu
         event.cache_write_1h_tokens, event.reasoning_tokens, event.image_input_tokens,
         event.audio_input_tokens, event.cached_image_tokens, event.cached_audio_tokens,
         event.image_output_tokens, event.audio_output_tokens, _json(event.units or None), event.service_tier,
-        event.batch, PROVIDER, record.cost_usd, record.price_id,
+        event.batch, event.usage_source, record.cost_usd, record.price_id, record.rule_id,
     )  # fmt: skip
 
 
@@ -251,3 +271,51 @@ def spent_by_key(organization_id: UUID, key_id: UUID, *, since: Sequence[datetim
     records = UsageRecord.objects.filter(organization_id=organization_id, api_key_id=key_id)
     found = created_from(records, min(since)).aggregate(**sums)
     return {at: found[f"since_{place}"] for place, at in enumerate(since)}
+
+
+_COUNTS = (
+    "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+    "reasoning_tokens", "image_input_tokens", "audio_input_tokens", "cached_image_tokens", "cached_audio_tokens",
+    "image_output_tokens", "audio_output_tokens",
+)  # fmt: skip
+# A correction repeats whose and which request it is about, and what changed.
+_CORRECTION = RECORD | {"corrects_id": "uuid"}
+
+
+class Correcting(NamedTuple):
+    """A record that says by how much another was wrong; ``negate`` also takes its counts back."""
+
+    id: UUID
+    record: UsageRecord
+    cost_usd: Decimal
+    price_id: UUID
+    rule_id: UUID | None
+    transfer_id: UUID | None
+    negate: bool
+
+
+def write_corrections(corrections: Iterable[Correcting], *, at: datetime) -> None:
+    """Append correcting records by binary ``COPY``."""
+    copy_rows("usage_record", _CORRECTION, (_correcting_row(one, at=at) for one in corrections))
+
+
+def _correcting_row(one: Correcting, *, at: datetime) -> tuple[Any, ...]:
+    """Values in the order of ``_CORRECTION``."""
+    record = one.record
+    values = {name: getattr(record, name) for name in RECORD}
+    sign = -1 if one.negate else 0
+    values.update({name: sign * values[name] for name in _COUNTS})
+    units = {name: -count for name, count in record.units.items()} if one.negate and record.units else None
+    values.update(
+        id=one.id, recorded_at=at, cost_usd=one.cost_usd, price_id=one.price_id, rule_id=one.rule_id,
+        transfer_id=one.transfer_id, provider_cost_usd=None, metadata=_json(record.metadata), units=_json(units),
+    )  # fmt: skip
+    return (*(values[name] for name in RECORD), record.id)
+
+
+def counts_of(record: UsageRecord) -> rating.Counts:
+    """What a record says was used, as rating reads it."""
+    return rating.Counts(
+        **{name: getattr(record, name) for name in rating.Counts.__struct_fields__ if name != "units"},
+        units=record.units or {},
+    )

@@ -45,9 +45,6 @@ def _query(name: str, description: str, kind: Any = OpenApiTypes.STR, **more: An
     return OpenApiParameter(name, kind, OpenApiParameter.QUERY, description=description, **more)
 
 
-ORGANIZATION = OpenApiParameter(
-    "X-DeepToken-Org", OpenApiTypes.STR, OpenApiParameter.HEADER, description="The organization to speak for"
-)
 PAGING = [
     _query("limit", "1 to 100, 20 if absent", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
     _query("after", "Id of the last item of the previous page"),
@@ -70,13 +67,19 @@ class UsageList(APIView):
     @extend_schema(
         operation_id="list_usage",
         parameters=[
-            ORGANIZATION,
             *PAGING,
             _query("model", "Exact model id"),
             _query("source", "Where the call came from", enum=["api_key", "product_call", "dev_tools"]),
             _query("api_key_id", "Id of a key"),
             _query("start_time", "Unix seconds, inclusive, by created_at", {"type": "integer", "minimum": 0}),
             _query("end_time", "Unix seconds, exclusive, by created_at", {"type": "integer", "minimum": 0}),
+            OpenApiParameter(
+                "metadata",
+                {"type": "object", "additionalProperties": {"type": "string"}},
+                description="metadata[name]=value: records that carry these pairs",
+                style="deepObject",
+                explode=True,
+            ),
             _query("order", "Newest first, or oldest first up to complete_until", enum=["desc", "asc"]),
         ],
         responses={(200, "application/json"): UsagePageSerializer, (200, "text/csv"): str, **failures(400, 422)},
@@ -155,7 +158,6 @@ class UsageDetail(APIView):
 
     @extend_schema(
         operation_id="get_usage",
-        parameters=[ORGANIZATION],
         responses={200: UsageDetailSerializer, **failures(404)},
     )
     def get(self, request: Request, record_id: str) -> Response:
@@ -171,7 +173,7 @@ class ModelList(APIView):
 
     needs = permissions.CALLS_MAKE
 
-    @extend_schema(operation_id="list_models", parameters=[ORGANIZATION], responses={200: ModelListSerializer})
+    @extend_schema(operation_id="list_models", responses={200: ModelListSerializer})
     def get(self, request: Request) -> Response:
         """The ids this key may call."""
         allowed = principal_of(request).models
@@ -182,7 +184,7 @@ class ModelList(APIView):
 class BareModelList(ModelList):
     """``GET /models``, for clients whose base URL ends at the host."""
 
-    @extend_schema(operation_id="list_models_bare", parameters=[ORGANIZATION], responses={200: ModelListSerializer})
+    @extend_schema(operation_id="list_models_bare", responses={200: ModelListSerializer})
     def get(self, request: Request) -> Response:
         """The same list."""
         return super().get(request)
@@ -193,9 +195,7 @@ class ModelDetail(APIView):
 
     needs = permissions.CALLS_MAKE
 
-    @extend_schema(
-        operation_id="get_model", parameters=[ORGANIZATION], responses={200: ModelSerializer, **failures(404)}
-    )
+    @extend_schema(operation_id="get_model", responses={200: ModelSerializer, **failures(404)})
     def get(self, request: Request, model: str) -> Response:
         """One model that this key may call."""
         allowed = principal_of(request).models
@@ -215,7 +215,6 @@ class Catalog(APIView):
     @extend_schema(
         operation_id="get_catalog",
         parameters=[
-            ORGANIZATION,
             _query("provider", "Exact provider name, any case"),
             _query("search", "Part of an id, name or provider, any case"),
         ],

@@ -110,7 +110,7 @@ class OrganizationAdmin(BooksAdmin[Organization]):
     list_filter = (("personal_of", admin.EmptyFieldListFilter), ("closed_at", admin.EmptyFieldListFilter))
     list_select_related = ("personal_of",)
     search_fields = ("=slug", "=name", "=personal_of__email")
-    fields = ("shown_id", "slug", "name", "time_zone", "personal_of", "created_at", "closed_at")
+    fields = ("shown_id", "slug", "name", "time_zone", "price_group", "personal_of", "created_at", "closed_at")
     readonly_fields = fields
     inlines = (MembersInline, KeysInline)
 

@@ -10,6 +10,7 @@ reload and never a stale entry.
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 
+from core import clock
 from orgs.models import CacheEpoch
 
 K = TypeVar("K")
@@ -40,6 +42,11 @@ def bump() -> None:
     assert connection.in_atomic_block, "caches.bump needs a transaction"
     CacheEpoch.objects.update(value=F("value") + 1)
     transaction.on_commit(_epoch.expire)
+
+
+def earliest_change() -> datetime:
+    """From when a change of what processes keep can hold everywhere: two cache lives from now (decisions 5)."""
+    return clock.now() + timedelta(seconds=2 * settings.CACHE_SECONDS)
 
 
 def forget_all() -> None:

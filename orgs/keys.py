@@ -78,6 +78,11 @@ def well_formed(secret: str) -> bool:
     return _SHAPE.fullmatch(secret) is not None and _checksum(secret[:-CHECK_LENGTH]) == secret[-CHECK_LENGTH:]
 
 
+def mentions(text: str) -> bool:
+    """Whether a text holds what has the shape of a key, whether there is such a key or not."""
+    return _SHAPE.search(text) is not None
+
+
 def digest(secret: str) -> bytes:
     """What is stored of a secret."""
     return hashlib.sha256(secret.encode()).digest()
@@ -112,6 +117,8 @@ def issue(
     _check_list("models", models)
     if any(not 0 < len(model) <= MODEL_LENGTH_MAX or not model.isprintable() for model in models):
         raise OutOfRange(f"A model id has 1 to {MODEL_LENGTH_MAX} printable characters.", param="models")
+    if any(logs.SECRETS.search(model) for model in models):
+        raise OutOfRange("models holds what looks like a secret.", param="models")
     known = permissions.SERVICE_SCOPES if kind == Kind.SERVICE else permissions.CUSTOMER_SCOPES
     if unknown := sorted(set(scopes) - known):
         raise OutOfRange(

@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Length, Lower
 from django.db.models.lookups import Exact
 
-from core import clock
+from core import clock, ids
 from core.fields import IdField
 
 # One label of a host name (RFC 1123), in lower case.
@@ -79,6 +79,7 @@ class Organization(models.Model):
     slug = models.TextField(unique=True)
     name = models.TextField()
     time_zone = models.TextField(default="UTC")
+    price_group = models.TextField(default="standard", help_text="Whose markups and discounts apply")
     personal_of = models.OneToOneField(User, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=clock.now, editable=False)
     closed_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -131,6 +132,9 @@ class Member(models.Model):
                 fields=("organization", "user"), condition=Q(removed_at__isnull=True), name="member_active_once"
             ),
         )
+
+    def __str__(self) -> str:
+        return ids.show("mem", self.pk)
 
 
 class Project(models.Model):
@@ -228,6 +232,8 @@ class AuditEntry(models.Model):
 
     ``actor_id`` and ``subject_id`` are ids as customers see them; ``details`` never holds a secret.
     """
+
+    append_only: ClassVar[bool] = True
 
     id = IdField("aud")
     organization = models.ForeignKey(

@@ -32,6 +32,7 @@ class OrganizationFacts:
     slug: str
     name: str
     time_zone: str
+    price_group: str
     personal_of: UUID | None
     closed: bool
 
@@ -138,6 +139,23 @@ def keep_user(user: User, *, by: Actor, changed: Collection[str], new: bool) -> 
     return user
 
 
+@transaction.atomic
+def set_price_group(*, organization: Organization, group: str, by: Actor) -> None:
+    """Put an organization into a group for prices. Raises ``OutOfRange``."""
+    if not is_slug(group):
+        raise OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+    locked = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+    Organization.objects.filter(pk=locked.pk).update(price_group=group)
+    audit.note(
+        actor=by,
+        verb="organization.price_group_changed",
+        subject=locked,
+        organization=locked,
+        details={"before": locked.price_group, "after": group},
+    )
+    caches.bump()
+
+
 def find_slugs(slugs: Collection[str]) -> dict[str, OrganizationFacts]:
     """Organizations by slug, closed ones too; usually without a query."""
     return _by_slug.get_many(slugs)
@@ -154,6 +172,7 @@ def _fact(row: Organization) -> OrganizationFacts:
         slug=row.slug,
         name=row.name,
         time_zone=row.time_zone,
+        price_group=row.price_group,
         personal_of=row.personal_of_id,
         closed=row.closed_at is not None,
     )

@@ -88,10 +88,12 @@ class Rotation(APIView):
         summary="Replace a key's secret; the old one stops at once",
         parameters=[KEY_ID],
         request=None,
-        responses={200: IssuedKeySerializer, **failures(404, 409)},
+        responses={200: IssuedKeySerializer, **failures(400, 404, 409, 413, 415)},
     )
     def post(self, request: Request, key_id: str) -> Response:
         """The key with its new secret."""
+        # A body says nothing here, but it is read as strictly as any other.
+        request.data  # noqa: B018
         return _answer(keyring.rotate(principal=principal_of(request), key_id=key_id), status=200)
 
 

@@ -1,7 +1,8 @@
 """The suite as on a sharded database (decisions 27): ``TEST_GROUPING=organization python -m pytest``.
 
 Batches are then taken apart by organization, and a locking statement that names two organizations,
-which Citus refuses, fails the test that sent it.
+which Citus refuses, fails the test that sent it. A test marked ``one_database`` is about transactions
+over several organizations, which that database does not have; it always runs as on a single one.
 """
 
 import os
@@ -21,12 +22,12 @@ BY_ORGANIZATION = "organization"
 
 
 @pytest.fixture(autouse=True)
-def _grouped() -> Iterator[None]:
+def _grouped(request: pytest.FixtureRequest) -> Iterator[None]:
     """Nothing, unless the run asks for it."""
     chosen = os.environ.get("TEST_GROUPING", "")
     if chosen not in {"", BY_ORGANIZATION}:
         raise pytest.UsageError(f"TEST_GROUPING={chosen!r} should be {BY_ORGANIZATION!r} or absent")
-    if not chosen:
+    if not chosen or request.node.get_closest_marker("one_database"):
         yield
         return
     with by_organization():

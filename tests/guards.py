@@ -13,10 +13,11 @@ reported as a broken proof, not as a red one.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import psycopg
@@ -219,3 +220,363 @@ def _() -> Disabled:
 def _() -> Disabled:
     """Whoever manages keys reaches only those of the organization that the credential stands for."""
     return patched("orgs.keyring._all", lambda _: importlib.import_module("orgs.models").ApiKey.objects.all())
+
+
+@guard("usage_is_read_within_the_organization")
+def _() -> Disabled:
+    """Every read of usage starts from the records of the organization that the credential stands for."""
+    records = importlib.import_module("metering.models").UsageRecord.objects
+
+    def everybodys(_: Any, *, member_id: Any) -> Any:
+        return records.all() if member_id is None else records.filter(member_id=member_id)
+
+    return patched("metering.usage.for_caller", everybodys)
+
+
+@guard("members_without_the_right_read_their_own_usage")
+def _() -> Disabled:
+    """A member whose role may not read all usage reads the records of their own keys."""
+    records = importlib.import_module("metering.models").UsageRecord.objects
+    return patched("metering.usage.for_caller", lambda one, *, member_id: records.filter(organization_id=one))
+
+
+@guard("the_statement_is_read_within_the_organization")
+def _() -> Disabled:
+    """The lines of a statement are one organization's transfers."""
+    transfers = importlib.import_module("billing.models").Transfer.objects
+    return patched("billing.statement.lines", lambda _: transfers.filter(seq__isnull=False).order_by("-seq"))
+
+
+@guard("limited_gateways_report_for_their_own")
+def _() -> Disabled:
+    """Events of a service key made for some organizations are attributed to those or to nobody."""
+    attribute = importlib.import_module("metering.attribution")._attribute
+
+    def unlimited(*event: Any, limits: Any) -> Any:
+        return attribute(*event, limits=frozenset())
+
+    return patched("metering.attribution._attribute", unlimited)
+
+
+@guard("unforeseen_failures_say_nothing")
+def _() -> Disabled:
+    """What no class of the error tree foresees is a 500 with a fixed message; its cause goes to the log."""
+    http, errors = importlib.import_module("core.http"), importlib.import_module("core.errors")
+    known = http.from_exception
+
+    def told(exception: BaseException) -> Any:
+        found = known(exception)
+        return errors.InternalError(f"{exception}.") if type(found) is errors.InternalError else found
+
+    return patched("core.http.from_exception", told)
+
+
+@guard("times_have_their_zone")
+def _() -> Disabled:
+    """A time is RFC 3339 with its zone, or Unix seconds; every other form is refused."""
+    return patched("metering.events._RFC3339", re.compile(".*", re.DOTALL))
+
+
+@guard("events_have_a_window")
+def _() -> Disabled:
+    """What happened too long ago or lies ahead is refused, by the server's clock."""
+    overriding = importlib.import_module("django.test").override_settings
+    return cast("Disabled", overriding(EVENT_AGE_MAX_DAYS=40_000, EVENT_AHEAD_MAX_SECONDS=10**11))
+
+
+@guard("counts_are_whole_numbers")
+def _() -> Disabled:
+    """Counts are taken by their JSON type: whole numbers, and nothing that only looks like one."""
+    convert = importlib.import_module("msgspec").convert
+    return patched("metering.events.msgspec.convert", lambda value, type: convert(value, type, strict=False))
+
+
+@guard("columns_refuse_negative_counts")
+def _() -> Disabled:
+    """The columns of counts have CHECKs; only a correction is negative."""
+    return all_of(
+        without_constraint("usage_record", "usage_record_counts_not_negative"),
+        without_constraint("request_log", "request_log_counts_not_negative"),
+    )
+
+
+@guard("quarantined_claims_turn_once")
+def _() -> Disabled:
+    """A quarantined event's claim is turned into a charge's only while it still stands for quarantine."""
+    return all_of(
+        rewritten(" AND c.state = 'quarantined' RETURNING", " RETURNING"),
+        rewritten(" FOR NO KEY UPDATE SKIP LOCKED", ""),
+        without_constraint("usage_record", "usage_record_pkey"),
+    )
+
+
+@guard("corrections_happen_once")
+def _() -> Disabled:
+    """One cause corrects a record once, and an act starts from what corrections so far add."""
+    return all_of(
+        without_constraint("correction", "correction_once"),
+        patched("billing.corrections.corrected_by", lambda records: dict.fromkeys((one.id for one in records), 0)),
+    )
+
+
+@guard("copies_stand_for_one_event")
+def _() -> Disabled:
+    """Within a batch an event id is dealt with once; other copies get the first one's answer."""
+    return patched(
+        "metering.attribution.Attributed.key",
+        property(lambda item: (item.organization_id, item.event.event_id, item.place)),
+    )
+
+
+@guard("event_ids_are_claimed")
+def _() -> Disabled:
+    """An event id is claimed in the transaction that charges it, with what the first answer says."""
+    return patched("metering.usage.claim", lambda claims: {})
+
+
+@guard("claims_are_unique")
+def _() -> Disabled:
+    """An organization's event id has one claim; whoever comes second waits for the first and finds it."""
+    return without_constraint("usage_claim", "usage_claim_pkey")
+
+
+@guard("claims_are_sorted")
+def _() -> Disabled:
+    """Claims of a batch are taken in the order of their ids, whatever the order of the events."""
+    return patched("metering.usage.sorted", lambda rows, key: list(rows))
+
+
+@guard("claims_are_taken_one_by_one")
+def _() -> Disabled:
+    """COPY takes claim after claim, not partition after partition."""
+    return patched("core.bulk._ROW_BY_ROW", "")
+
+
+@guard("stories_are_compared")
+def _() -> Disabled:
+    """An event id sent again is compared with what it first stood for."""
+    standing = importlib.import_module("metering.usage").standing
+
+    def like_anything(keys: Any) -> Any:
+        return {key: claim._replace(fingerprint=mock.ANY) for key, claim in standing(keys).items()}
+
+    return patched("metering.usage.standing", like_anything)
+
+
+@guard("claims_know_no_time")
+@contextmanager
+def _() -> Iterator[None]:
+    """Claims are unique over all time, not within a month as partitions by time would have them."""
+    with without_constraint("usage_claim", "usage_claim_pkey"), books.current().connect() as own:
+        own.execute(
+            "CREATE FUNCTION month_of(id uuid) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT to_char(to_timestamp("
+            "('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000) AT TIME ZONE 'UTC', 'YYYY-MM') $$"
+        )
+        own.execute("CREATE UNIQUE INDEX ON usage_claim (organization_id, event_id, month_of(record_id))")
+        yield
+
+
+@guard("a_failed_group_falls_apart")
+def _() -> Disabled:
+    """What cannot be written together is written by organization, and each has its own verdict."""
+    write = importlib.import_module("billing.charges")._write
+    return patched("billing.charges._settle", lambda items, *, reported_by: write(items, reported_by=reported_by))
+
+
+@guard("bad_content_is_cornered_by_halves")
+def _() -> Disabled:
+    """Events that the database refuses together are tried by halves, down to the one at fault."""
+    return patched("billing.charges._halves", lambda items: [])
+
+
+@guard("claim_and_debit_commit_together")
+def _() -> Disabled:
+    """Claim, record, transfer and wallet are one transaction."""
+    claim = importlib.import_module("metering.usage").claim
+
+    def commit_early(claims: Any) -> Any:
+        taken = claim(claims)
+        importlib.import_module("django.db").connection.connection.commit()
+        return taken
+
+    return patched("metering.usage.claim", commit_early)
+
+
+_WALLETS_LOCKED = " ORDER BY organization_id FOR NO KEY UPDATE"
+
+
+@guard("wallets_are_locked")
+def _() -> Disabled:
+    """The wallet's row lock is the mutex of its balance."""
+    return rewritten(_WALLETS_LOCKED, " ORDER BY organization_id")
+
+
+@guard("balances_are_read_under_their_lock")
+def _() -> Disabled:
+    """What a wallet has is read by the statement that locks it, never before."""
+    ledger = importlib.import_module("billing.ledger")
+    lock = ledger.lock
+
+    def read_first(organization_ids: Any) -> Any:
+        with importlib.import_module("django.db").connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT organization_id, posted_usd, overdraft_usd, spent_usd, seq FROM wallet"
+                " WHERE organization_id = ANY(%s)",
+                [list(organization_ids)],
+            )
+            before = {row[0]: ledger.books.Standing(*row[1:]) for row in cursor.fetchall()}
+        return lock(organization_ids) | before
+
+    return patched("billing.ledger.lock", read_first)
+
+
+@guard("wallets_are_locked_in_order")
+def _() -> Disabled:
+    """One statement locks all wallets of a transaction, in the order of their ids."""
+    return rewritten(_WALLETS_LOCKED, " ORDER BY random() FOR NO KEY UPDATE")
+
+
+@guard("locks_let_children_in")
+def _() -> Disabled:
+    """Row locks are FOR NO KEY UPDATE, which does not keep rows that refer to the locked one waiting."""
+    return rewritten("FOR NO KEY UPDATE", "FOR UPDATE")
+
+
+@guard("no_row_is_shared")
+@contextmanager
+def _() -> Iterator[None]:
+    """No row belongs to two organizations: totals of the platform are sums, not balances."""
+    with books.current().connect() as own:
+        own.execute("CREATE TABLE platform (revenue_usd numeric(24,12) NOT NULL)")
+        own.execute("INSERT INTO platform VALUES (0)")
+        own.execute(
+            "CREATE FUNCTION add_to_platform() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+            " UPDATE platform SET revenue_usd = revenue_usd + NEW.amount_usd; RETURN NULL; END$$"
+        )
+        own.execute(
+            "CREATE TRIGGER add_to_platform AFTER INSERT ON transfer FOR EACH ROW EXECUTE FUNCTION add_to_platform()"
+        )
+        yield
+
+
+@guard("wallets_are_explained")
+def _() -> Disabled:
+    """A trigger refuses a change of a wallet's balance that no transfer explains."""
+    return without_trigger("wallet", "explained")
+
+
+@guard("reported_counts_are_believed")
+def _() -> Disabled:
+    """Only a count that is absent is estimated; a reported 0 is believed."""
+    return patched(
+        "metering.events._absent", lambda value: [n for n in ("input_tokens", "output_tokens") if not value.get(n)]
+    )
+
+
+@guard("token_tables_are_vendored")
+def _() -> Disabled:
+    """tiktoken is pointed to the tables in the package, before it reads any."""
+    return mock.patch.dict("os.environ", {"TIKTOKEN_CACHE_DIR": ""})
+
+
+@guard("token_tables_are_verified")
+def _() -> Disabled:
+    """A table is compared with its published digest before tiktoken is asked for it."""
+    return patched("metering.tokens._verify", lambda encoding: None)
+
+
+@guard("cursors_are_looked_up_among_the_callers_rows")
+def _() -> Disabled:
+    """The row that a cursor names is looked up among what the caller may see."""
+    usage = importlib.import_module("metering.usage")
+    find, records = usage.find, importlib.import_module("metering.models").UsageRecord.objects
+    return patched("metering.usage.find", lambda _, shown: find(records.all(), shown))
+
+
+@guard("ids_have_one_spelling")
+def _() -> Disabled:
+    """An id is read strictly: its own prefix, 26 characters, no other case, nothing around it."""
+    read = importlib.import_module("core.ids").read
+    return patched("core.ids.read", lambda prefix, text: read(prefix, f"{prefix}_{text.strip().upper()[-26:]}"))
+
+
+@guard("formulas_are_defused")
+def _() -> Disabled:
+    """A cell of an export that a spreadsheet would run begins with an apostrophe."""
+    return patched("core.lists.cell", lambda value: "" if value is None else str(value))
+
+
+@guard("bodies_have_their_own_fields")
+def _() -> Disabled:
+    """What a body names beyond its documented fields never reaches a column."""
+    views, keyring = importlib.import_module("orgs.views"), importlib.import_module("orgs.keyring")
+    keys = importlib.import_module("orgs.models").ApiKey
+    read, issue, named = views.read_wish, keyring.issue, {}
+
+    def remember(body: Any) -> Any:
+        named.update(body)
+        return read(body)
+
+    def assign(**wish: Any) -> Any:
+        issued = issue(**wish)
+        texts = {field.name for field in keys._meta.get_fields() if field.get_internal_type() == "TextField"}
+        assigned = {name: value for name, value in named.items() if name in texts and isinstance(value, str)}
+        keys.objects.filter(pk=issued.key.pk).update(**assigned)
+        return issued
+
+    return all_of(patched("orgs.views.read_wish", remember), patched("orgs.keyring.issue", assign))
+
+
+@guard("json_is_read_strictly")
+def _() -> Disabled:
+    """Bodies are decoded by a reader of our own that refuses what JSON does not allow or does not promise."""
+    return patched("core.wire.decode", importlib.import_module("json").loads)
+
+
+@guard("events_hold_no_keys")
+def _() -> Disabled:
+    """An event with a key in one of its texts is rejected before anything of it is kept."""
+    return patched("orgs.keys.mentions", lambda _: False)
+
+
+@guard("triggers_refuse_changes")
+def _() -> Disabled:
+    """Triggers refuse UPDATE, DELETE and TRUNCATE of what the books hold, on tables and partitions."""
+    return all_of(
+        without_trigger("usage_record", "append_only"),
+        without_trigger("request_log", "append_only"),
+        without_trigger("transfer", "append_only"),
+        without_trigger("price", "append_only"),
+        without_trigger("audit_entry", "append_only"),
+    )
+
+
+@guard("rights_spare_the_books")
+def _() -> Disabled:
+    """A runtime role may read the books and append to them, nothing else."""
+    return patched("core.rights.books", frozenset)
+
+
+@guard("money_is_in_range")
+@contextmanager
+def _() -> Iterator[None]:
+    """Every money column has an upper bound, which NaN fails where ``>= 0`` alone lets it in."""
+    with books.current().connect() as own:
+        found = own.execute(
+            "SELECT c.conrelid::regclass::text, c.conname FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid"
+            " WHERE c.contype = 'c' AND c.coninhcount = 0 AND t.relnamespace = 'public'::regnamespace"
+            " AND pg_get_constraintdef(c.oid) LIKE '%100000000000%'"
+        ).fetchall()
+        if not found:
+            raise LookupError("no CHECK bounds an amount")
+        for table, name in found:
+            own.execute(
+                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.Identifier(table), sql.Identifier(name))
+            )
+    yield
+
+
+@guard("no_page_shows_the_inside")
+def _() -> Disabled:
+    """Nothing turns Django's debug pages on: they show settings, SQL and paths."""
+    return patched("core.settings.DEBUG", True)

@@ -1,5 +1,6 @@
 """The servers we bring along: where their programs and sockets are, and that they start, keep and end."""
 
+import contextlib
 import errno
 import importlib.util
 import os
@@ -87,7 +88,7 @@ class TestSockets:
                     env=environment(),
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=120,
                 )
             finally:
                 squatted.rmdir()
@@ -232,12 +233,32 @@ class TestPostgres:
             before = server.pid
             os.kill(before, signal.SIGKILL)
             assert server.process is not None
-            server.process.wait(10)
+            server.process.wait(60)
             assert not server.alive()
             server.stop()
             server.start()
             assert server.pid != before
             assert ask(server, "SELECT x FROM kept") == "7"
+
+    def test_a_session_that_outlives_a_killed_one_is_ended_before_the_next_start(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "QUIT_SECONDS", 0.5)
+        with (
+            Postgres(data_dir=data, durable=False) as server,
+            contextlib.closing(psycopg.connect(server.url(), autocommit=True)) as busy,
+        ):
+            session = busy.info.backend_pid
+            # Computes without ever looking up, so it does not see that its postmaster is gone.
+            busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 100000000000) AS s(x) WHERE x % 7 = 8")
+            os.kill(server.pid, signal.SIGKILL)
+            assert server.process is not None
+            server.process.wait(60)
+            assert session in inside(data)
+            server.stop()
+            server.start()
+            assert session not in inside(data)
+            assert ask(server, "SELECT 1") == "1"
 
     def test_nothing_is_left_of_it_when_its_parent_is_killed_and_the_next_start_works(self, data: Path) -> None:
         program = (
@@ -246,7 +267,7 @@ class TestPostgres:
             "print('started', flush=True); os.kill(os.getpid(), 9)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program, str(data)], cwd=ROOT, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", program, str(data)], cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert (done.returncode, done.stdout) == (-signal.SIGKILL, "started\n"), done.stderr
         # At once: the old one may still be on its way out.
@@ -324,7 +345,7 @@ class TestPostgres:
                 env=environment(),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
             )
         last = done.stderr.splitlines()[-1]
         assert f"user id {nameless} has no entry in the password file" in last

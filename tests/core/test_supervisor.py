@@ -37,7 +37,7 @@ from tests.database import ROOT
 from tests.server import HOST, free_port
 
 # Long enough for a crash recovery on a busy machine.
-BACK_SECONDS = 30
+BACK_SECONDS = 90
 SECRET = "s" * 40
 BROKER = f"redis://{HOST}:1/0"
 
@@ -204,7 +204,7 @@ class TestChecks:
         taken.listen()
         timer = threading.Timer(0.3, taken.close)
         timer.start()
-        supervisor.check_port(Address(HOST, taken.getsockname()[1]), wait=5)
+        supervisor.check_port(Address(HOST, taken.getsockname()[1]), wait=30)
         timer.join()
         taken.close()
 
@@ -298,7 +298,7 @@ class TestRunning:
 
     def test_the_demos_operator_can_sign_in(self, running: Up) -> None:
         made = demo(running)
-        connection = http.client.HTTPConnection(HOST, running.port, timeout=10)
+        connection = http.client.HTTPConnection(HOST, running.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/admin/login/")
             answer = connection.getresponse()
@@ -312,7 +312,7 @@ class TestRunning:
 
     def test_five_parts_run_and_serve_the_admins_own_files(self, running: Up) -> None:
         assert set(running.parts()) == {"postgres", "valkey", "web", "worker", "beat"}
-        connection = http.client.HTTPConnection(HOST, running.port, timeout=10)
+        connection = http.client.HTTPConnection(HOST, running.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/static/admin/css/base.css")
             assert connection.getresponse().status == 200
@@ -336,9 +336,10 @@ class TestRunning:
 
     @pytest.mark.parametrize("name", ["postgres", "valkey", "web", "worker", "beat"])
     def test_a_part_that_is_killed_comes_back(self, running: Up, name: str) -> None:
-        before = running.parts()
+        before, said = running.parts(), len(running.read())
         os.kill(before[name], signal.SIGKILL)
-        running.wait_line(f"{name} ended unexpectedly; starting it again")
+        assert eventually(lambda: len(running.read()) > said)
+        assert running.lines[said:] == [f"tollbook: {name} ended unexpectedly; starting it again"]
         assert eventually(lambda: running.parts().get(name, before[name]) != before[name])
         assert eventually(running.ready)
         after = running.parts()
@@ -420,13 +421,13 @@ class TestEnds:
             with parent:
                 try:
                     queue = [sys.executable, "-m", "celery", "-A", "tests.core.busy", "call", "tests.core.busy.wait"]
-                    subprocess.run(queue, cwd=ROOT, env=settings, check=True, capture_output=True, timeout=60)
+                    subprocess.run(queue, cwd=ROOT, env=settings, check=True, capture_output=True, timeout=120)
                     assert eventually(lambda: (data / "busy").exists())
                     busy = int((data / "busy").read_text())
                     assert busy in inside(data)
                 finally:
                     parent.kill()
-            assert eventually(lambda: busy not in inside(data), seconds=10)
+            assert eventually(lambda: busy not in inside(data))
 
     def test_a_signal_during_the_start_ends_it_cleanly(self) -> None:
         with folder() as data, Up(data) as up:
@@ -612,7 +613,7 @@ def test_it_listens_on_another_address_and_takes_requests_by_that_name() -> None
     with folder() as data, Up(data, port=port, settings={"HOST": "127.0.0.2"}) as up:
         up.wait_ready()
         assert up.lines[-1] == f"READY http://127.0.0.2:{port}"
-        connection = http.client.HTTPConnection("127.0.0.2", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.2", port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/readyz")
             assert connection.getresponse().status == 200

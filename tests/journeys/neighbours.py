@@ -47,7 +47,7 @@ class Caller:
         body: Any = None,
         raw: bytes | str | None = None,
         content_type: str = "application/json",
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """The answer to one request; ``body`` goes as JSON, ``raw`` as it is."""
         text = raw if raw is not None else "" if body is None else json.dumps(body)
@@ -56,13 +56,13 @@ class Caller:
             path,
             text,
             content_type=content_type,
-            query_params=dict(query or {}),  # type: ignore[arg-type]
-            headers={**self.headers, **headers},
+            query_params=dict(query or {}),
+            headers={**self.headers, **(headers or {})},
         )
 
     def get(self, path: str, *, accept: str = "application/json", **query: Any) -> Any:
         """A read."""
-        return self.call("GET", path, query=query, Accept=accept)
+        return self.call("GET", path, query=query, headers={"Accept": accept})
 
     def post(self, path: str, body: Any = None, **options: Any) -> Any:
         """A write."""

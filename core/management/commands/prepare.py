@@ -40,6 +40,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Connect, migrate, seed. Raises ``CommandError`` with one line."""
+        # Among others, that the token tables are there: without them nothing should start.
+        call_command("check", fail_level="ERROR", stdout=io.StringIO(), stderr=io.StringIO())
         connect()
         try:
             with connection.cursor() as cursor:

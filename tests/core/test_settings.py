@@ -1,0 +1,98 @@
+"""Settings as a production has them: Django's own checks, cookies, redirects, and nothing of the inside on a page."""
+
+import json
+import secrets
+import subprocess
+import sys
+
+import pytest
+
+from tests.core.running import environment
+from tests.database import ROOT
+from tests.proofs import proves
+
+PRODUCTION = {
+    "DATABASE_URL": "postgresql://tollbook:secret@db.example:5432/tollbook",
+    "CELERY_BROKER_URL": "redis://broker.example:6379/0",
+    "SECRET_KEY": secrets.token_urlsafe(50),
+    "ALLOWED_HOSTS": "tollbook.example",
+    "CSRF_TRUSTED_ORIGINS": "https://tollbook.example",
+    "HTTPS": "1",
+    "TRUSTED_PROXIES": "1",
+}
+# Asked in a process of its own: settings are read once.
+ASK = """
+import json, sys
+from django.core.management import call_command
+from django.core.wsgi import get_wsgi_application
+get_wsgi_application()
+from django.conf import settings
+from django.core.management.base import SystemCheckError
+from django.test import Client
+for change in json.loads(sys.argv[1]).items():
+    setattr(settings, *change)
+told = {"debug": settings.DEBUG, "secure": [settings.SESSION_COOKIE_SECURE, settings.CSRF_COOKIE_SECURE,
+        settings.SESSION_COOKIE_HTTPONLY], "answers": {}}
+try:
+    call_command("check", deploy=True, fail_level="INFO")
+    told["complaints"] = ""
+except SystemCheckError as error:
+    told["complaints"] = str(error)
+for scheme, path in (("http", "/healthz"), ("http", "/v1/usage"), ("https", "/v1/usage"), ("https", "/nowhere"),
+                     ("https", "/admin/nowhere"), ("https", "/v1/usage?after=x")):
+    answer = Client(raise_request_exception=False).get(path, headers={"Host": "tollbook.example",
+        "X-Forwarded-Proto": scheme, "Authorization": "Bearer dtk_x"})
+    told["answers"][f"{scheme} {path}"] = [answer.status_code, dict(answer.headers), answer.content.decode()]
+print(json.dumps(told))
+"""
+
+
+def ask(changed: dict[str, object] | None = None, **chosen: str) -> dict[str, object]:
+    """What such an installation says of itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(changed or {})],
+        cwd=ROOT,
+        env=environment(**{**PRODUCTION, "DJANGO_SETTINGS_MODULE": "core.settings", **chosen}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@proves("A19", guard="no_page_shows_the_inside")
+def test_a_production_passes_djangos_checks_and_its_answers_show_nothing_of_the_inside(
+    disabled_guard: str | None,
+) -> None:
+    told = ask({"DEBUG": True} if disabled_guard else None)
+    assert told["complaints"] == ""
+    assert told["debug"] is False
+    assert told["secure"] == [True, True, True]
+    answers = told["answers"]
+    assert isinstance(answers, dict)
+    assert answers["http /healthz"][0] == 200
+    status, headers, _ = answers["http /v1/usage"]
+    assert (status, headers["Location"]) == (301, "https://tollbook.example/v1/usage")
+    for _, headers, text in answers.values():
+        for inside in ("Traceback", "django.", "db.example", "SELECT", str(ROOT), PRODUCTION["SECRET_KEY"], "secret@"):
+            assert inside not in text + str(headers), text
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    assert answers["https /v1/usage"][1]["Strict-Transport-Security"].startswith("max-age=31536000")
+    assert answers["https /v1/usage"][0] == 401
+    assert answers["https /nowhere"][0] == 404
+
+
+@pytest.mark.parametrize("missing", ["SECRET_KEY", "CELERY_BROKER_URL"])
+def test_what_a_production_must_set_stops_the_start_with_its_name(missing: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import core.settings"],
+        cwd=ROOT,
+        env={name: value for name, value in environment(**PRODUCTION).items() if name != missing},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"{missing} must be set" in done.stderr

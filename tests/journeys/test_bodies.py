@@ -1,0 +1,218 @@
+"""Bodies that say more than they should, or that only a careless reader takes."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.db import connection
+
+from billing.models import Transfer, Wallet
+from core import ids
+from metering.events import INTERNAL, MEDIA_TYPES, NDJSON
+from metering.models import UsageRecord
+from orgs.models import ApiKey
+from tests.books import Books
+from tests.journeys import neighbours
+from tests.journeys.neighbours import Caller, House
+from tests.journeys.test_isolation import NAMES, Route, keyed
+from tests.proofs import proves
+
+POSTS = [route for route in keyed() if "POST" in route.methods]
+# The paths that post() knows.
+KNOWN = {"v1/keys", "v1/keys/<str:key_id>/rotate", "v1/events"}
+# For every field a value of each kind, so that one of them would fit its column.
+VALUES: list[Any] = ["x", 7, True, [], ["x"], {"a": "x"}, "0.01", 1_700_000_000, "2020-01-01T00:00:00Z", None]
+
+
+def columns() -> list[str]:
+    """The names of all fields of all tables, and what serializers call them."""
+    models = [
+        model for app in ("orgs", "ops", "metering", "billing") for model in apps.get_app_config(app).get_models()
+    ]
+    fields = [field for model in models for field in model._meta.get_fields()]
+    names = INTERNAL | {field.name for field in fields} | {getattr(field, "attname", field.name) for field in fields}
+    return sorted(names | {"pk", "organization_slug", "is_superuser", "is_staff", "permissions", "role", "owner"})
+
+
+def undocumented(route: Route) -> list[str]:
+    """The columns that a body of this route does not name."""
+    return [name for name in columns() if name not in NAMES["POST", route.path]]
+
+
+def place(house: House, route: Route) -> str:
+    """The path, with a key of the organization in it where it has an id."""
+    return route.place(ids.show("key", house.keys["organization"].key.pk))
+
+
+def whoever(house: House, route: Route) -> Caller:
+    """Who may post there; not with the key that is acted on."""
+    return house.gateway if route.path == "v1/events" else house.callers["owner"]
+
+
+def without(row: Any, *names: str) -> dict[str, Any]:
+    """A row's columns but those that are new in every row."""
+    return {name: value for name, value in vars(row).items() if name not in {"_state", *names}}
+
+
+FRESH_KEY = ("id", "digest", "last_four", "created_at")
+FRESH_RECORD = ("id", "event_id", "transfer_id", "recorded_at")
+
+
+@proves("A05", guard="bodies_have_their_own_fields")
+def test_no_column_is_set_that_a_body_does_not_name(books: Books) -> None:
+    ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
+    hostile = [*VALUES, *theirs.shown("key")[:1], str(theirs.organization.pk), theirs.slug, str(theirs.owner.pk)]
+    assert {route.path for route in POSTS} == KNOWN, "say in post() what the body of a new path may change"
+    for route in POSTS:
+        plain = post(ours, route, {})
+        everything = dict.fromkeys(undocumented(route))
+        assert len(everything) > 50
+        for value in hostile:
+            assert post(ours, route, dict.fromkeys(everything, value)) == plain, (route.path, value)
+
+
+def post(house: House, route: Route, more: dict[str, Any]) -> list[Any]:
+    """What a good body with more in it leaves behind, without what is new every time."""
+    caller = whoever(house, route)
+    wallet = Wallet.objects.get(pk=house.organization.pk)
+    if route.path == "v1/events":
+        at = 1 + max(each.occurred_at.timestamp() for each in house.records)
+        body = {**more, **neighbours.event(f"body-{ids.new()}", organization=house.slug, occurred_at=int(at))}
+        answer = caller.post(place(house, route), body)
+        assert answer.status_code == 201, answer.content
+        record = UsageRecord.objects.get(event_id=body["event_id"])
+        assert record.transfer_id is not None
+        paid = Transfer.objects.get(pk=record.transfer_id)
+        after = Wallet.objects.get(pk=house.organization.pk)
+        return [
+            without(record, *FRESH_RECORD, "occurred_at"),
+            without(paid, "id", "seq", "reference", "balance_after_usd", "created_at"),
+            without(after, "posted_usd", "spent_usd", "seq"),
+            wallet.posted_usd - after.posted_usd,
+            after.seq - wallet.seq,
+        ]
+    body = {**more, "name": "the same every time"} if route.path == "v1/keys" else more
+    before = set(ApiKey.objects.values_list("pk", flat=True))
+    answer = caller.post(place(house, route), body)
+    assert answer.status_code in {200, 201}, answer.content
+    made = ids.read("key", answer.json()["id"])
+    assert (made in before) == (route.path != "v1/keys")
+    rows = [without(ApiKey.objects.get(pk=made), *FRESH_KEY), without(wallet)]
+    assert set(answer.json()) == {
+        "id", "object", "kind", "name", "last_four", "status", "scopes", "models", "cidrs", "project_id", "created_at",
+        "expires_at", "secret",
+    }  # fmt: skip
+    return rows
+
+
+def hidden(bad: bytes) -> Iterator[bytes]:
+    """A literal in fields that nobody reads, at the top and far below."""
+    yield b'"unknown": ' + bad
+    yield b'"unknown": {"deep": [1, {"er": ' + bad + b"}]}"
+    yield b'"metadata": ' + bad
+
+
+def deep(opening: bytes, closing: bytes, depth: int) -> bytes:
+    """A value inside that many others."""
+    return opening * depth + b"1" + closing * depth
+
+
+LITERALS = [
+    b"NaN", b"-NaN", b"nan", b"Infinity", b"-Infinity", b"+1", b"01", b"-01", b".5", b"5.", b"1e", b"0x10", b"1_000",
+    b"'text'", b"undefined", b"None", b"True", b"1e400", b"-1e400", b"1e-400", b"1e99999999", b"9" * 41,
+    b"-" + b"9" * 41, b"9" * 5_000, b"0." + b"1" * 50, b"1." + b"0" * 5_000,
+    b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\x41"', b'"a\nb"',
+    b'"\x00"', b'"\xff"', b'"\xed\xa0\x80"', b'"unended', b"{", b"[", b"[1,]", b"{,}", b'{"a"}', b'{"a": 1,}',
+    b"{1: 2}", b"/* no */ 1", b"1 // no", b"", b"\xef\xbb\xbf1", b"\x0b1", b"\xc2\xa01",
+    deep(b"[", b"]", 65), deep(b'{"a":', b"}", 65), deep(b'[{"a":', b"}]", 40), deep(b"[", b"]", 100_000),
+    deep(b'{"a":', b"}", 100_000), b"[" * 100_000, b'{"a":' * 100_000,
+    b'{"a": 1, "a": 2}', b'{"a": 1, "a": 1}', b'{"a": 1, "\\u0061": 2}', b'[{"b": {"a": 1, "b": 2, "a": 3}}]',
+    b'{"": 1, "": 2}', b'{"a" : 1, "a":2}', b'{"a\\/": 1, "a/": 2}',
+]  # fmt: skip
+WHOLE = [
+    b"",
+    b" ",
+    b"\x00",
+    b"{",
+    b"}",
+    b"{}{}",
+    b'{"name": "x"} {"name": "y"}',
+    b"\xef\xbb\xbf{}",
+    b"\xff\xfe{\x00}\x00",
+]
+
+
+def rows() -> dict[str, int]:
+    """How many rows each table has."""
+    with connection.cursor() as cursor:
+        counts = {}
+        for model in apps.get_models():
+            cursor.execute(f'SELECT count(*) FROM "{model._meta.db_table}"')
+            counts[model._meta.db_table] = cursor.fetchone()[0]
+        return counts
+
+
+@proves("A11", guard="json_is_read_strictly")
+def test_json_that_only_a_careless_reader_takes_is_refused_everywhere(books: Books) -> None:
+    house = neighbours.house("acme-labs")
+    before = rows()
+    refused = 0
+    for route in POSTS:
+        caller = whoever(house, route)
+        media_types = set(MEDIA_TYPES) - {NDJSON} if route.path == "v1/events" else {"application/json"}
+        fields = neighbours.event("gw-1", organization=house.slug) if route.path == "v1/events" else {"name": "x"}
+        good = json.dumps(fields).encode()
+        for literal in LITERALS:
+            for member in hidden(literal):
+                body = good[:-1] + b", " + member + b"}"
+                for media_type in media_types:
+                    answer = caller.call("POST", place(house, route), raw=body, content_type=media_type)
+                    assert answer.status_code == 400, (route.path, literal[:40], answer.content[:200])
+                    assert answer.json()["error"]["code"] == "invalid_json", literal[:40]
+                    refused += 1
+        for name in fields:
+            twice = good[:-1] + b", " + json.dumps({name: fields[name]}).encode()[1:]
+            answer = caller.call("POST", place(house, route), raw=twice)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json"), twice
+        for body in WHOLE:
+            if body == b"" and route.path != "v1/events":
+                continue
+            answer = caller.call("POST", place(house, route), raw=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json"), body
+    assert refused > 500
+    assert rows() == before
+
+
+@proves("A11", guard="json_is_read_strictly")
+def test_a_line_that_only_a_careless_reader_takes_is_that_lines_own_refusal(books: Books) -> None:
+    house = neighbours.house("acme-labs")
+    before = rows()
+    good = json.dumps(neighbours.event("gw-1", organization=house.slug)).encode()
+    bad = [good[:-1] + b", " + member + b"}" for literal in LITERALS for member in hidden(literal)]
+    # A line end inside of a literal ends its line; the halves are no better.
+    lines = b"\n".join(line.replace(b"\n", b" ") for line in bad if b"a\nb" not in line)
+    assert len(lines) < 8 * 1024 * 1024
+    count = lines.count(b"\n") + 1
+    answer = house.gateway.call("POST", neighbours.EVENTS, raw=lines, content_type=NDJSON)
+    assert answer.status_code == 200, answer.content
+    told = answer.json()
+    assert (told["rejected"], told["created"], told["quarantined"]) == (count, 0, 0)
+    assert {each["error"]["code"] for each in told["data"]} == {"invalid_json"}
+    assert rows() == before
+
+
+def test_what_is_odd_but_json_is_taken(books: Books) -> None:
+    house = neighbours.house("acme-labs")
+    odd = [
+        deep(b"[", b"]", 60), b"1e300", b"-1.5E-300", b"9" * 40, b'"\\ud83d\\ude00"', b'"\\u0000"',
+        b'"\xf0\x9f\x98\x80"', b'{"a": 1, "A": 2}', b'[{"a": 1}, {"a": 1}]', b' \t\r\n [ ] ', b'""', b"-0", b"0e0",
+    ]  # fmt: skip
+    for route in POSTS:
+        for number, literal in enumerate(odd):
+            fields = {"name": "x"}
+            if route.path == "v1/events":
+                fields = neighbours.event(f"odd-{number}", organization=house.slug)
+            body = json.dumps(fields).encode()[:-1] + b', "unknown": ' + literal + b"}"
+            answer = whoever(house, route).call("POST", place(house, route), raw=body)
+            assert answer.status_code in {200, 201}, (route.path, literal, answer.content)

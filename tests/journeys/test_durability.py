@@ -1,0 +1,37 @@
+"""What was acknowledged is recorded and charged exactly once, whatever is killed meanwhile."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.books import Books
+from tests.journeys import kills, traffic
+from tests.server import WebServer, living
+
+SECONDS = 120
+
+
+def test_a_server_killed_under_load_loses_nothing_and_charges_nothing_twice(books: Books, server: WebServer) -> None:
+    cast = traffic.cast(organizations=kills.ORGANIZATIONS)
+    accidents = [partial(kills.kill_server, server)] * 2
+    told = kills.play(books, server, cast, events=10_000, accidents=accidents, seconds=SECONDS)
+    print(told)
+    # The gateways met closed doors, and answers that never came.
+    assert told.posted.refused_connections > 0
+    assert told.reckoning.in_doubt > 0
+
+
+def test_a_database_killed_under_load_loses_nothing_and_the_server_comes_back_by_itself(
+    tmp_path: Path, django_db_blocker: Any
+) -> None:
+    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, books, server):
+        cast = traffic.cast(organizations=kills.ORGANIZATIONS)
+        processes = living(server.pid)
+        put_off = partial(kills.assert_all_is_put_off, books, server, cast)
+        accidents = [partial(kills.kill_session, books), partial(kills.kill_database, postgres, meanwhile=put_off)]
+        told = kills.play(books, server, cast, events=2_000, accidents=accidents, seconds=SECONDS)
+        assert living(server.pid) == processes
+    print(told)
+    # Anything but 200, 201 and a 503 that says when to come back has failed its gateway before.
+    assert told.posted.statuses[503] > 0
+    assert told.posted.refused_connections == 0

@@ -1,0 +1,196 @@
+"""The API against its own OpenAPI document: generated requests, right and wrong, by every kind of key.
+
+The document is the one that clients get. Ids in paths, cursors and filters are real ones half of the
+time, bodies of events name a real model and organization, so every operation also succeeds.
+"""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from django.http import HttpResponse
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import checks
+from schemathesis.core.failures import FailureGroup
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi import checks as openapi
+
+from core import ids
+from core.wsgi import application
+from metering.events import MEDIA_TYPES, NDJSON
+from tests.books import Books
+from tests.journeys import neighbours
+from tests.journeys.neighbours import Caller, House
+from tests.journeys.test_isolation import NAMES, keyed
+from tests.orgs import world
+
+EXAMPLES = {GenerationMode.POSITIVE: 12, GenerationMode.NEGATIVE: 8}
+# Where whatever the document does not allow is refused. Not in a batch, where each event has its verdict, and
+# not among filters on metadata, whose values are always text.
+REFUSING = {"GET /v1/keys", "POST /v1/keys", "GET /v1/wallet/transactions"}
+# For what a key does not open, and for what has no parameters.
+FEW = 5
+SPARE_KEYS = 40
+HEADER = "X-DeepToken-Org"
+# Three times of four.
+MOSTLY = st.sampled_from((True, True, True, False))
+CHECKS = [
+    checks.not_a_server_error,
+    openapi.status_code_conformance,
+    openapi.content_type_conformance,
+    openapi.response_headers_conformance,
+    openapi.response_schema_conformance,
+]
+# What the parameters of each operation name.
+DOCUMENTED = {
+    f"{method} {route.documented}": NAMES[method, route.path] for route in keyed() for method in route.methods
+}
+EVENTS = "POST /v1/events"
+OPEN = {"GET /healthz", "GET /readyz"}
+ACCEPTED = ("application/json", "*/*", "application/problem+json")
+
+
+class Fuzz:
+    """Generated requests of one caller, and how they were answered."""
+
+    def __init__(self, house: House, caller: Caller) -> None:
+        self.house, self.caller = house, caller
+        self.succeeded: set[str | None] = set()
+        self.answers: dict[str, Counter[int]] = {}
+        of = house.organization if caller.organization or caller.name != "alone" else world.personal(house.owner)
+        # Deletions and rotations hit these, not the keys that callers use.
+        spare = [ids.show("key", world.organization_key(of, name="spare").key.pk) for _ in range(SPARE_KEYS)]
+        self.deleted = spare[: len(spare) // 2]
+        self.real = {
+            "key": spare[len(spare) // 2 :],
+            "usage": house.shown("usage"),
+            "tr": house.shown("tr"),
+            "org": [house.slug],
+        }
+
+    def operations(self) -> list[Any]:
+        """Every operation of the document that clients get, each without a credential of its own."""
+        schema = schemathesis.openapi.from_wsgi("/v1/openapi.json", application)
+        schema.config.generation.update(with_security_parameters=False)
+        results: Any = schema.get_all_operations()
+        return [result.ok() for result in results]
+
+    def run(self, operation: Any, mode: GenerationMode, examples: int, **fixed: Any) -> None:
+        """Generate, send, check; raises what schemathesis found. An operation may have nothing to get wrong."""
+        answers = self.answers.setdefault(operation.label, Counter())
+        offered = operation.definition.raw["responses"][
+            "200" if "200" in operation.definition.raw["responses"] else "201"
+        ]
+        accepted = sorted({*ACCEPTED, *offered["content"]})
+
+        refusing = mode is GenerationMode.NEGATIVE and operation.label in REFUSING
+        wanted = [*CHECKS, openapi.negative_data_rejection] if refusing else CHECKS
+
+        @given(data=st.data())
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def each(data: Any) -> None:
+            case = data.draw(operation.as_strategy(generation_mode=mode, **fixed))
+            headers = {**self.caller.headers, "Accept": data.draw(st.sampled_from(accepted))}
+            if mode is GenerationMode.POSITIVE:
+                self._seed(case, data)
+            answer = case.call(headers=headers)
+            answers[answer.status_code] += 1
+            if answer.status_code < 300:
+                self.succeeded.add(case.media_type)
+            case.validate_response(answer, checks=wanted, headers=headers)
+
+        with contextlib.suppress(Unsatisfiable):
+            each()
+
+    def _seed(self, case: Any, data: Any) -> None:
+        """Real ids in place of generated ones, most of the time."""
+        real = {**self.real, "key": self.deleted} if case.method == "DELETE" else self.real
+        for name, kind in DOCUMENTED[case.operation.label].items():
+            for place in (case.path_parameters, case.query, case.headers):
+                if kind in real and name in (place or {}) and data.draw(MOSTLY):
+                    place[name] = data.draw(st.sampled_from(real[kind]))
+        if "model" in (case.path_parameters or {}) and data.draw(MOSTLY):
+            case.path_parameters["model"] = "deepseek-chat"
+        for event in events(case.body):
+            if data.draw(MOSTLY):
+                event.update(neighbours.event(f"fuzz-{ids.new()}", organization=self.house.slug, api_key_id=None))
+
+
+def events(body: Any) -> Iterator[dict[str, Any]]:
+    """The events of a generated body, in whatever shape it has them."""
+    if isinstance(body, list):
+        for inner in body:
+            yield from events(inner)
+    elif isinstance(body, dict) and isinstance(body.get("data"), dict):
+        yield body["data"]
+    elif isinstance(body, dict) and isinstance(body.get("events"), list):
+        yield from events(body["events"])
+    elif isinstance(body, dict) and "event_id" in body:
+        yield body
+
+
+@schemathesis.serializer(NDJSON)
+def _lines(context: Any, value: Any) -> Any:
+    """How schemathesis sends lines: as they are."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
+@pytest.mark.parametrize("kind", ["organization", "owner", "service"])
+def test_generated_requests_are_answered_as_the_document_says(books: Books, kind: str) -> None:
+    house = neighbours.house("acme-labs")
+    caller = house.gateway if kind == "service" else house.callers[kind]
+    fuzz = Fuzz(house, caller)
+    operations = fuzz.operations()
+    assert {operation.label for operation in operations} == set(DOCUMENTED)
+    opened = OPEN | {EVENTS} if kind == "service" else set(DOCUMENTED) - {EVENTS}
+    for operation in operations:
+        for mode, examples in EXAMPLES.items():
+            plain = operation.label not in opened or set(DOCUMENTED[operation.label]) <= {HEADER}
+            fuzz.run(operation, mode, FEW if plain else examples)
+    succeeded = {label for label, answers in fuzz.answers.items() if any(200 <= status < 300 for status in answers)}
+    assert succeeded == opened
+    refused = {status for label in set(DOCUMENTED) - opened for status in fuzz.answers[label]}
+    assert refused == {403}
+
+
+def test_an_event_in_every_media_type_is_answered_as_the_document_says(books: Books) -> None:
+    house = neighbours.house("acme-labs")
+    fuzz = Fuzz(house, house.gateway)
+    (operation,) = (each for each in fuzz.operations() if each.label == EVENTS)
+    for media_type in operation.get_request_payload_content_types():
+        fuzz.run(operation, GenerationMode.POSITIVE, 20, media_type=media_type)
+    assert fuzz.succeeded == set(MEDIA_TYPES)
+
+
+LIES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "a field is missing": ("billing.views.show_wallet", lambda *_: {"object": "wallet"}),
+    "the view crashes": ("billing.views.show_wallet", lambda *_: 1 // 0),
+    "the status is another": ("core.http.Envelope._own_shape", lambda *_: HttpResponse(b"{}", "application/json", 418)),
+    "the media type is another": ("core.http.Envelope._own_shape", lambda *_: HttpResponse(b"{}", "text/plain", 200)),
+    "the headers are missing": ("core.http.Envelope.__call__", lambda self, request: self.get_response(request)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_answer_that_the_document_does_not_describe_is_found(
+    books: Books, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    house = neighbours.house("acme-labs")
+    fuzz = Fuzz(house, house.callers["owner"])
+    (operation,) = (each for each in fuzz.operations() if each.label == "GET /v1/wallet")
+    monkeypatch.setattr(*LIES[lie])
+    with pytest.raises(FailureGroup):
+        fuzz.run(operation, GenerationMode.POSITIVE, 5)

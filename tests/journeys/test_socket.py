@@ -1,0 +1,136 @@
+"""What only a real server on a real socket shows: bodies nobody read, HEAD, chunks, compressed bodies."""
+
+import csv
+import gzip
+import http.client
+import io
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import httpx
+import pytest
+import zstandard
+
+from core import ids
+from tests.books import Books
+from tests.journeys import neighbours
+from tests.journeys.neighbours import House
+from tests.server import HOST, WebServer
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def acme(books: Books) -> House:
+    """An organization with usage."""
+    return neighbours.house("acme-labs")
+
+
+@pytest.fixture
+def client(server: WebServer) -> Iterator[httpx.Client]:
+    """One client that keeps its connection."""
+    with httpx.Client(base_url=server.base_url, timeout=30) as opened:
+        yield opened
+
+
+def said(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a refusal in its envelope."""
+    assert answer.headers["x-request-id"]
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_whoever_sends_a_large_body_in_vain_sees_the_refusal_and_may_go_on(acme: House, client: httpx.Client) -> None:
+    customer, gateway = acme.callers["plain"].headers, acme.gateway.headers
+    refusals = {
+        ("/v1/events", 401, "invalid_api_key"): {},
+        ("/nowhere", 404, "not_found"): {},
+        ("/v1/keys", 403, "scope_missing"): customer,
+        ("/v1/wallet", 405, "method_not_allowed"): customer,
+        ("/v1/events", 406, "not_acceptable"): {**gateway, "Accept": "image/png"},
+        ("/v1/events", 415, "unsupported_media_type"): {**gateway, "Content-Encoding": "br"},
+    }
+    for size in (1000, 6 * MIB):
+        body = b"[" + b" " * size + b"]"
+        for (path, status, code), headers in refusals.items():
+            sent = {"Content-Type": "application/json", **headers}
+            assert said(client.post(path, content=body, headers=sent)) == (status, code)
+    large = b'{"name": "' + b"x" * 20 * MIB + b'"}'
+    sent = {"Content-Type": "application/json", **gateway}
+    assert said(client.post("/v1/events", content=large, headers=sent)) == (413, "request_too_large")
+    sent = {"Content-Type": "application/json", **acme.callers["owner"].headers}
+    assert said(client.post("/v1/keys", content=large, headers=sent)) == (413, "request_too_large")
+    # The connection still stands.
+    assert client.get("/v1/wallet", headers=customer).status_code == 200
+
+
+def test_a_body_may_be_as_large_as_it_may_and_compressed(acme: House, client: httpx.Client) -> None:
+    headers = {**acme.gateway.headers, "Content-Type": "application/json"}
+    packings: dict[str, Callable[[bytes], bytes]] = {
+        "identity": bytes,
+        "gzip": gzip.compress,
+        "zstd": zstandard.ZstdCompressor().compress,
+    }
+    for number, (name, pack) in enumerate(packings.items()):
+        exact = json.dumps([neighbours.event(f"large-{number}")]).encode()
+        exact += b" " * (8 * MIB - len(exact))
+        packed = pack(exact)
+        answer = client.post("/v1/events", content=packed, headers={**headers, "Content-Encoding": name})
+        assert (answer.status_code, answer.json()["created"]) == (200, 1), name
+        packed = pack(exact + b" ")
+        answer = client.post("/v1/events", content=packed, headers={**headers, "Content-Encoding": name})
+        assert said(answer) == (413, "request_too_large"), name
+
+
+def raw(server: WebServer, head: str, body: bytes = b"") -> http.client.HTTPResponse:
+    """The answer to exactly these bytes, its body not yet read."""
+    line = socket.create_connection((HOST, server.port), timeout=20)
+    line.sendall(head.replace("\n", "\r\n").encode() + body)
+    answer = http.client.HTTPResponse(line, method=head.split(" ")[0])
+    answer.begin()
+    line.close()
+    return answer
+
+
+def test_a_body_without_a_length_is_refused_rather_than_taken_for_none(acme: House, server: WebServer) -> None:
+    key = acme.gateway.secret
+    head = f"POST /v1/events HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nTransfer-Encoding: chunked\n\n"
+    event = json.dumps(neighbours.event("chunked", organization=acme.slug)).encode()
+    with closing(raw(server, head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))) as answer:
+        assert (answer.status, json.load(answer)["error"]["code"]) == (411, "length_required")
+        assert answer.headers["X-Gateway-Error-Category"] == "user_error"
+    head = "POST /v1/events HTTP/1.1\nHost: localhost\nContent-Length: 5000000\nExpect: 100-continue\n\n"
+    with closing(raw(server, head)) as answer:
+        # Who asks first is told before having sent anything.
+        assert (answer.status, json.load(answer)["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_head_sends_the_headers_of_get_and_no_body(acme: House, server: WebServer) -> None:
+    key = acme.callers["organization"].secret
+    for path in ("/v1/wallet", "/v1/usage", "/healthz", "/nowhere", "/v1/events"):
+        head = f"{path} HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nConnection: close\n\n"
+        with closing(raw(server, f"HEAD {head}")) as bare, closing(raw(server, f"GET {head}")) as full:
+            assert bare.status == full.status
+            assert bare.read() == b""
+            assert full.read() != b""
+            for name in ("content-type", "deepailab-version", "deepailab-organization", "x-gateway-error-category"):
+                assert bare.headers[name] == full.headers[name], (path, name)
+
+
+def test_an_export_streams_whole_over_many_chunks(acme: House, client: httpx.Client) -> None:
+    events = [neighbours.event(f"many-{number}", end_user="ü" * 100) for number in range(1000)]
+    for batch in range(3):
+        told = [{**event, "event_id": f"{event['event_id']}-{batch}"} for event in events]
+        assert client.post("/v1/events", json=told, headers=acme.gateway.headers).json()["created"] == 1000
+    headers = {**acme.callers["organization"].headers, "Accept": "text/csv"}
+    with client.stream("GET", "/v1/usage", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["transfer-encoding"] == "chunked"
+        assert answer.headers["deepailab-organization"] == "acme-labs"
+        text = "".join(answer.iter_text())
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["id"] for row in rows] == [ids.show("usage", each.pk) for each in reversed(acme.records)]
+    assert len(rows) == 3006
+    assert {row["end_user"] for row in rows} == {"ü" * 100, "user of acme-labs"}

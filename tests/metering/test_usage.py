@@ -1,0 +1,232 @@
+"""Usage's tables: claims taken once, rows as they were told, pages by id."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import transaction
+from django.db.utils import IntegrityError
+
+from core import clock, errors, ids
+from metering import usage
+from metering.models import UsageRecord
+from metering.usage import Claim
+from orgs.models import Organization
+from tests.billing.world import charge, organization, rows, side_by_side, statuses
+from tests.books import Books
+from tests.metering.world import COST, attributed, event
+
+WHEN = datetime(2026, 11, 21, 8, tzinfo=UTC)
+USD = Decimal(COST)
+
+
+def claim_of(name: str, *, of: int = 1, state: str = "recorded", story: bytes = b"s", cost: str = "1") -> Claim:
+    return Claim(UUID(int=of), name, state, ids.new(), Decimal(cost), story, WHEN)
+
+
+def take(*claims: Claim) -> dict[tuple[UUID, str], Claim]:
+    """Take claims in a transaction of their own."""
+    with transaction.atomic():
+        return usage.claim(claims)
+
+
+def test_free_ids_are_taken_and_nothing_is_told(books: Books) -> None:
+    first = claim_of("a", story=bytes(range(32)), cost="0.000000000001")
+    assert take(first, claim_of("b"), claim_of("a", of=2)) == {}
+    with transaction.atomic():
+        assert usage.standing([(first.organization_id, "a"), (UUID(int=9), "a")]) == {
+            (first.organization_id, "a"): first
+        }
+
+
+def test_a_taken_id_tells_what_stands_and_the_others_are_taken(books: Books) -> None:
+    first = claim_of("a", state="logged", cost="0")
+    take(first)
+    other = claim_of("b")
+    found = take(claim_of("a", story=b"other", cost="5"), other, claim_of("c", of=2))
+    assert found == {(first.organization_id, "a"): first}
+    assert rows("SELECT count(*) FROM usage_claim") == [(3,)]
+    assert take(other) == {(other.organization_id, "b"): other}
+
+
+def test_nothing_is_claimed_for_an_empty_batch(books: Books) -> None:
+    assert take() == {}
+
+
+def test_claiming_needs_a_transaction(books: Books) -> None:
+    with pytest.raises(AssertionError):
+        usage.claim([claim_of("a")])
+
+
+def test_a_claim_that_cannot_be_is_not_taken_for_a_repeat(books: Books) -> None:
+    with pytest.raises(IntegrityError, match="usage_claim_cost_in_range"):
+        take(claim_of("a", cost="-1"))
+    assert rows("SELECT count(*) FROM usage_claim") == [(0,)]
+
+
+def test_claims_of_a_transaction_that_fails_are_free_again(books: Books) -> None:
+    with transaction.atomic():
+        assert usage.claim([claim_of("a")]) == {}
+        transaction.set_rollback(True)
+    assert take(claim_of("a")) == {}
+
+
+def test_a_rivals_open_claim_is_waited_for(books: Books) -> None:
+    claims = [claim_of("a", story=bytes([n])) for n in range(6)]
+    told = side_by_side(books, *(partial(take, one) for one in claims))
+    (standing,) = {one for part in told for one in part.values()}
+    assert sorted(len(part) for part in told) == [0, 1, 1, 1, 1, 1]
+    assert standing in claims
+
+
+def test_the_database_says_when_a_transaction_began(books: Books) -> None:
+    with transaction.atomic():
+        first = usage.started_at()
+        rows("SELECT pg_sleep(0.01)")
+        assert usage.started_at() == first
+    assert first.tzinfo is not None
+    assert abs(first - clock.now()) < timedelta(minutes=1)
+
+
+def test_records_carry_the_databases_clock_and_rise_within_their_batch(books: Books) -> None:
+    acme = organization("acme")
+    told = charge(acme, *(event() for _ in range(20)))
+    record_ids = [verdict.record_id for verdict in told]
+    assert record_ids == sorted(record_ids, key=str)
+    for record_id, recorded_at in rows("SELECT id, recorded_at FROM usage_record"):
+        assert ids.instant(record_id) == recorded_at.replace(microsecond=recorded_at.microsecond // 1000 * 1000)
+
+
+def test_a_failure_keeps_who_and_how_and_its_counts(books: Books) -> None:
+    acme = organization("acme")
+    charge(acme, event(status=429, end_user="u", latency_ms=5, provider_cost_usd=Decimal("0.5"), metadata={"a": "b"}))
+    found = rows(
+        "SELECT status, end_user, latency_ms, provider_cost_usd, input_tokens, metadata->>'a' FROM request_log"
+    )
+    assert found == [(429, "u", 5, Decimal("0.5"), 1000, "b")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cost_usd": -1},
+        {"cost_usd": 0},
+        {"transfer_id": None},
+        {"cost_usd": 100_000_000_000},
+        {"output_tokens": -1},
+        {"event_id": None},
+        {"payer_id": None},
+        {"price_id": None},
+    ],
+    ids=str,
+)
+def test_a_record_that_cannot_be_is_refused(books: Books, change: dict[str, Any]) -> None:
+    charge(organization("acme"), event())
+    record = UsageRecord.objects.get()
+    record.id = ids.new()
+    for name, value in change.items():
+        setattr(record, name, value)
+    with pytest.raises(IntegrityError):
+        record.save(force_insert=True)
+    assert UsageRecord.objects.count() == 1
+
+
+# Pages
+
+
+@pytest.fixture
+def acme(books: Books) -> Organization:
+    """An organization with seven records, in batches of their own."""
+    acme = organization("acme")
+    for n in range(7):
+        charge(acme, event(event_id=f"e{n}", output_tokens=n))
+    charge(organization("umbrella"), event())
+    return acme
+
+
+def walk(of: Organization, *, limit: int, ascending: bool) -> list[str]:
+    """Event ids, page by page."""
+    scope = usage.for_caller(of.pk, member_id=None)
+    found: list[str] = []
+    after = None
+    for _ in range(20):
+        page = usage.page(scope, scope=scope, limit=limit, after=after, ascending=ascending)
+        found += [record.event_id for record in page.records]
+        if not page.has_more:
+            return found
+        after = ids.show("usage", page.records[-1].id)
+    raise AssertionError("the walk has no end")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 100])
+def test_a_walk_finds_every_record_once_in_both_directions(acme: Organization, limit: int) -> None:
+    names = [f"e{n}" for n in range(7)]
+    assert walk(acme, limit=limit, ascending=True) == names
+    assert walk(acme, limit=limit, ascending=False) == names[::-1]
+
+
+def test_a_cursor_need_not_match_the_filter_but_must_be_the_callers(acme: Organization) -> None:
+    scope = usage.for_caller(acme.pk, member_id=None)
+    records = list(scope.order_by("id"))
+    few = scope.filter(output_tokens__gte=5)
+    shown = ids.show("usage", records[2].id)
+    page = usage.page(few, scope=scope, limit=5, after=shown, ascending=True)
+    assert [record.event_id for record in page.records] == ["e5", "e6"]
+    neighbour = UsageRecord.objects.exclude(organization=acme).get()
+    for wrong in (
+        ids.show("usage", neighbour.id), ids.show("usage", ids.new()), ids.show("tr", records[2].id), "", "usage_",
+        shown.lower(),
+    ):  # fmt: skip
+        with pytest.raises(errors.InvalidCursor):
+            usage.page(few, scope=scope, limit=5, after=wrong, ascending=True)
+
+
+def test_a_member_sees_only_their_own_records(acme: Organization) -> None:
+    member = ids.new()
+    (item,) = attributed(acme, event(event_id="mine"))
+    from billing import charges
+
+    assert statuses(charges.record([item._replace(member_id=member)], reported_by=None)) == ["created"]
+    assert [record.event_id for record in usage.for_caller(acme.pk, member_id=member)] == ["mine"]
+    assert usage.for_caller(acme.pk, member_id=None).count() == 8
+    assert usage.for_caller(acme.pk, member_id=ids.new()).count() == 0
+
+
+def test_a_record_is_found_by_its_id_within_a_scope(acme: Organization) -> None:
+    scope = usage.for_caller(acme.pk, member_id=None)
+    record = scope.order_by("id")[0]
+    shown = ids.show("usage", record.id)
+    assert usage.find(scope, shown) == record
+    assert usage.find(UsageRecord.objects.exclude(organization=acme), shown) is None
+    assert usage.find(scope, "usage_nonsense") is None
+
+
+def test_times_of_records_are_half_open(acme: Organization) -> None:
+    scope = usage.for_caller(acme.pk, member_id=None)
+    turn = scope.order_by("id")[3].recorded_at
+    later, earlier = usage.created_from(scope, turn), usage.created_before(scope, turn)
+    assert {record.event_id for record in later} == {"e3", "e4", "e5", "e6"}
+    assert {record.event_id for record in earlier} == {"e0", "e1", "e2"}
+
+
+def test_what_a_key_spent_is_summed_since_each_instant(acme: Organization) -> None:
+    from billing import charges
+
+    key = ids.new()
+    made = []
+    for n in range(3):
+        (item,) = attributed(acme, event(event_id=f"k{n}"))
+        charges.record([item._replace(api_key_id=key)], reported_by=None)
+        made.append(UsageRecord.objects.get(event_id=f"k{n}").recorded_at)
+    past, turn, future = made[0] - timedelta(days=1), made[1], clock.now() + timedelta(days=1)
+    found = usage.spent_by_key(acme.pk, key, since=[past, turn, future])
+    assert found == {past: 3 * USD, turn: 2 * USD, future: Decimal(0)}
+    assert usage.spent_by_key(acme.pk, ids.new(), since=[past]) == {past: Decimal(0)}
+
+
+def test_what_is_final_lies_behind_every_transaction_that_may_still_commit() -> None:
+    assert usage.final_until() <= clock.now() - usage.FINAL_AFTER
+    assert timedelta(seconds=30) < usage.FINAL_AFTER
