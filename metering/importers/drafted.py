@@ -1,6 +1,6 @@
 """What an importer makes of a price list: drafts, and everything it could not or did not take."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -56,6 +56,13 @@ class Drafted(NamedTuple):
     refused: tuple[Refusal, ...]
     ignored: tuple[Refusal, ...]
 
+    def report(self) -> str:
+        """All findings as text, one a line, the gravest first."""
+        gaps = [gap for price in self.prices for gap in price.gaps]
+        assumed = [note for price in self.prices for note in price.assumed]
+        kinds = (("refused", self.refused), ("gap", gaps), ("assumed", assumed), ("ignored", self.ignored))
+        return "\n".join(f"{word} {finding}" for word, findings in kinds for finding in findings)
+
 
 class Findings:
     """What is wrong with one entry, gathered so that a report names all of it, and then judged together."""
@@ -89,14 +96,15 @@ class Findings:
         *,
         source: str,
         part: str = "",
+        check: Callable[[Mapping[str, Any]], rating.RateCard] = rating.read_card,
         name: Name | None = None,
         effective_from: datetime | None = None,
         effective_to: datetime | None = None,
     ) -> list[DraftPrice]:
         """The draft, unless something was refused or ``rates``, at ``part``, is no card: then the findings say so."""
         try:
-            rating.read_card(rates)
-        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            check(rates)
+        except (OSError, ValueError) as error:  # a time zone may be the name of a directory
             self.refuse(part, error)
         if self.refused:
             return []

@@ -31,7 +31,7 @@ SOURCE = "OpenRouter's /api/v1/models"
 ROUTE = "openrouter"
 DYNAMIC = Decimal(-1)
 IMAGE_TOKEN_MAX = Decimal("0.001")
-OVERRIDES_MAX = 32
+OVERRIDES_MAX = 16
 
 _POOLS = {
     "prompt": "input",
@@ -52,7 +52,6 @@ _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end", "utc_days"
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,40})?(?:[eE][-+]?[0-9]{1,2})?", re.ASCII)
 MIDNIGHT, NOON = "00:00", "12:00"
-_CLOCK = tuple(f"{hour:02}:{minute:02}" for hour in range(24) for minute in range(60))
 
 
 def read(raw: bytes | str, *, source: str = SOURCE) -> Drafted:
@@ -146,6 +145,8 @@ def _rates(findings: Findings, place: str, pricing: Mapping[str, Any]) -> dict[s
                 findings.gap(f"{place}.{key}", f"{shown(value)} USD an image has no place in a rate card")
                 continue
             rates.setdefault(pool, amounts.per_million(usd))
+            if key == "image_output":
+                findings.assume(f"{place}.{key}", f"{value} USD is the price of a token, not of an image")
         except ValueError as error:
             findings.refuse(f"{place}.{key}", error)
     return rates
@@ -160,6 +161,8 @@ def _usd(value: object) -> Decimal:
     usd = Decimal(value)
     if usd == DYNAMIC:
         raise ValueError("-1: the price depends on where OpenRouter sends the request")
+    if usd < 0:
+        raise ValueError(f"{value} is negative")
     return usd
 
 
@@ -185,7 +188,7 @@ def _overridden(findings: Findings, overrides: object) -> dict[Cell, dict[str, D
         except ValueError as error:
             findings.refuse(place, error)
     windows = list(dict.fromkeys(cell.hours for cell, _ in read if cell.hours))
-    if any(_minutes(one) & _minutes(other) for one, other in combinations(windows, 2)):
+    if any(_overlap(one, other) for one, other in combinations(windows, 2)):
         findings.refuse("pricing.overrides", "windows that overlap in part cannot be told as entries of a card")
     lengths = sorted({cell.above_input_tokens for cell, _ in read} | {0})
     found = {}
@@ -233,15 +236,13 @@ def _clock(key: str, value: object) -> str | None:
     return f"{value // 100 % 24:02}:{value % 100:02}"
 
 
-def _minutes(windows: tuple[Hours, ...]) -> set[tuple[int, str]]:
-    """The minutes of the week that windows without a midnight inside cover."""
-    return {
-        (day, clock)
-        for window in windows
-        for day in window.days
-        for clock in _CLOCK
-        if window.start <= clock and (clock < window.end or window.end == MIDNIGHT)
-    }
+def _overlap(one: tuple[Hours, ...], other: tuple[Hours, ...]) -> bool:
+    """Whether two windows share an instant; their parts have no midnight inside."""
+    return any(set(a.days) & set(b.days) and a.start < _end(b) and b.start < _end(a) for a, b in product(one, other))
+
+
+def _end(hours: Hours) -> str:
+    return "24:00" if hours.end == MIDNIGHT else hours.end
 
 
 def _reads_images(entry: Members) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from metering import names
+from metering import names, rating
 from metering.importers import document
 from metering.importers.document import Members, Odd
 from metering.importers.drafted import BadSource, Drafted, DraftPrice, Findings, Refusal, as_model, kind, shown
@@ -88,7 +88,14 @@ def _draft(findings: Findings, model: str, entry: Members) -> list[DraftPrice]:
             findings.refuse(place, error)
             continue
         drafts += findings.draft(
-            model, rates, source=source, name=name, part=f"{place}.rates", effective_from=start, effective_to=end
+            model,
+            rates,
+            source=source,
+            part=f"{place}.rates",
+            check=rating.check_card,
+            name=name,
+            effective_from=start,
+            effective_to=end,
         )
     return drafts
 

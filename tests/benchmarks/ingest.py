@@ -16,20 +16,22 @@ from tests.benchmarks.stage import BATCH, Figure, Stage, batches, post, together
 
 ROUNDS = 20
 TURNS = 3
+# Name, web processes, gateways, copying connections.
+SETTINGS = (("batch_ingest", 2, 4, 1), ("batch_ingest_1", 1, 1, 1), ("batch_ingest_2", 2, 2, 2))
 
 
 def _all_created(told: dict[str, object]) -> bool:
     return told["created"] == BATCH
 
 
-def over_http(stage: Stage, *, workers: int) -> float:
-    """Events a second through ``POST /v1/events``, a client a process."""
+def over_http(stage: Stage, *, workers: int, clients: int) -> float:
+    """Events a second through ``POST /v1/events``."""
     with stage.server(workers=workers) as web:
         for body in batches(stage.slugs, 3 * workers):
             post(web.port, stage.service_key, [body], check=_all_created)
-        loads = [batches(stage.slugs, ROUNDS) for _ in range(workers)]
+        loads = [batches(stage.slugs, ROUNDS) for _ in range(clients)]
         took = together([partial(post, web.port, stage.service_key, load, check=_all_created) for load in loads])
-    return workers * ROUNDS * BATCH / took
+    return clients * ROUNDS * BATCH / took
 
 
 Rows = list[tuple[object, ...]]
@@ -128,24 +130,26 @@ def by_copy(stage: Stage, *, connections: int, encoded: bool) -> float:
 
 
 def figures(stage: Stage) -> list[Figure]:
-    """One process against one connection, two against two; the median of alternating turns."""
+    """The product as it ships against one raw stream, and like against like; medians of alternating turns.
+
+    ``batch_ingest``: two web processes and four gateways, against one connection that only copies.
+    ``batch_ingest_1`` and ``_2``: as many processes and gateways as copying connections.
+    """
     found = []
-    for workers in (1, 2):
+    for name, workers, clients, connections in SETTINGS:
         turns = [
             (
-                over_http(stage, workers=workers),
-                by_copy(stage, connections=workers, encoded=False),
-                by_copy(stage, connections=workers, encoded=True),
+                over_http(stage, workers=workers, clients=clients),
+                by_copy(stage, connections=connections, encoded=False),
+                by_copy(stage, connections=connections, encoded=True),
             )
             for _ in range(TURNS)
         ]
         value, limit, bare = (statistics.median(column) for column in zip(*turns, strict=True))
-        found.append(
-            Figure(
-                f"batch_ingest_{workers}", value, "events/s", limit,
-                f"{BATCH} events over {len(stage.slugs)} organizations a batch, {workers} web processes and clients;"
-                f" limit: COPY of the same rows and claims through the driver on {workers} connections;"
-                f" ready-made bytes: {bare:,.0f} rows/s, ratio {value / bare:.3f}",
-            )
-        )  # fmt: skip
+        detail = (
+            f"{BATCH} events over {len(stage.slugs)} organizations a batch; {workers} processes, {clients} gateways;"
+            f" limit: the same rows and claims copied by the driver on {connections} connections;"
+            f" from ready-made bytes {bare:,.0f} rows/s, ratio {value / bare:.3f}"
+        )
+        found.append(Figure(name, value, "events/s", limit, detail))
     return found

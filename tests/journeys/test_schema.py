@@ -30,12 +30,12 @@ from tests.journeys.neighbours import Caller, House
 from tests.journeys.test_isolation import NAMES, keyed
 from tests.orgs import world
 
-EXAMPLES = {GenerationMode.POSITIVE: 12, GenerationMode.NEGATIVE: 8}
+EXAMPLES = {GenerationMode.POSITIVE: 8, GenerationMode.NEGATIVE: 5}
 # Where whatever the document does not allow is refused. Not in a batch, where each event has its verdict, and
 # not among filters on metadata, whose values are always text.
 REFUSING = {"GET /v1/keys", "POST /v1/keys", "GET /v1/wallet/transactions"}
 # For what a key does not open, and for what has no parameters.
-FEW = 5
+FEW = 3
 SPARE_KEYS = 40
 HEADER = "X-DeepToken-Org"
 # Three times of four.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import clock, errors, ids
+from core import clock, errors, ids, wire
 from gateway import events as door
 from metering import events
 from metering.events import Event, Rejection
@@ -527,9 +527,11 @@ def gateway(slug: str) -> Principal:
 
 
 def post(told_events: list[dict[str, Any]] | bytes, reporter: Principal) -> dict[str, Any]:
-    """The body of the answer to a batch."""
+    """The body of the answer to a batch, as it goes over the wire."""
     raw = told_events if isinstance(told_events, bytes) else json.dumps({"events": told_events}).encode()
-    return door.receive(raw, media_type="application/json", reporter=reporter).body
+    answer = door.receive(raw, media_type="application/json", reporter=reporter)
+    found: dict[str, Any] = json.loads(wire.encode(answer.body))
+    return found
 
 
 def statuses_of(answer: dict[str, Any]) -> list[str]:

@@ -356,14 +356,14 @@ ENTRIES = garbage.objects(KEYS, st.integers(0, 9).flatmap(lambda die: RATES if d
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(garbage.objects(KEYS | st.text(max_size=8), ENTRIES | garbage.anything(KEYS)))
 def test_random_files_give_cards_or_reasons_and_nothing_else(text: str) -> None:
     drafted = garbage.prove(litellm.read, text)
     assert drafted is not None, "an object of models is always read"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(garbage.damaged(TEXT))
 def test_a_damaged_file_gives_cards_or_reasons_and_nothing_else(raw: bytes) -> None:
     garbage.prove(litellm.read, raw)
