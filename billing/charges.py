@@ -17,7 +17,7 @@ from django.db import Error, transaction
 from billing import ledger
 from billing.models import Account, TransferKind
 from core import ids, money
-from core.transactions import RETRYABLE, retry, sqlstate
+from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry, sqlstate
 from metering import partitions, pricing, quarantine, rating, usage, verdicts
 from metering.attribution import Attributed, Orphan
 from metering.models import Quarantine, UsageClaim
@@ -165,13 +165,16 @@ def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verd
     def attempt() -> dict[int, Verdict]:
         return _transaction(items, reported_by=reported_by)
 
+    # Waiting once more for one organization's wallet would keep all the others waiting with it.
+    alone = len({item.organization_id for item in items}) == 1
+    passing = RETRYABLE if alone else RETRYABLE - {LOCK_NOT_AVAILABLE}
     try:
-        return retry(attempt)
+        return retry(attempt, passing=passing)
     except Error as error:
         if not _month_is_missing(error):
             raise
     partitions.ensure()
-    return retry(attempt)
+    return retry(attempt, passing=passing)
 
 
 def _month_is_missing(error: Error) -> bool:

@@ -231,7 +231,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "filters": {"redact": {"()": "core.logs.Redact"}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]}},
+    "handlers": {"stderr": {"class": "core.logs.Stderr", "formatter": "line", "filters": ["redact"]}},
     "root": {
         "handlers": ["stderr"],
         "level": env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),

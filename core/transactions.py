@@ -13,7 +13,8 @@ T = TypeVar("T")
 ATTEMPTS_MAX = 3
 # PostgreSQL, appendix A: unique violation; serialization failure, deadlock, lock not available.
 UNIQUE_VIOLATION = "23505"
-RETRYABLE = frozenset({"40001", "40P01", "55P03"})
+LOCK_NOT_AVAILABLE = "55P03"
+RETRYABLE = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(error.__cause__ or error, "sqlstate", None)
 
 
-def retry(verb: Callable[[], T]) -> T:
-    """Run ``verb``, a whole transaction, again on a passing conflict.
+def retry(verb: Callable[[], T], *, passing: frozenset[str] = RETRYABLE) -> T:
+    """Run ``verb``, a whole transaction, again on a conflict that is ``passing`` (SQLSTATEs).
 
     At most ``ATTEMPTS_MAX`` times with 20 to 200 ms between; the last error is the caller's.
     """
@@ -33,7 +34,7 @@ def retry(verb: Callable[[], T]) -> T:
             return verb()
         except Error as error:
             code = sqlstate(error)
-            if code not in RETRYABLE or attempt == ATTEMPTS_MAX:
+            if code not in passing or attempt == ATTEMPTS_MAX:
                 raise
             log.warning("transaction runs again after %s (attempt %d)", code, attempt)
             time.sleep(random.uniform(0.02, 0.2))

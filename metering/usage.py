@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Exists, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from psycopg.types.json import Jsonb
 
@@ -230,12 +230,19 @@ def page(
     ``scope`` is everything the caller may see; the cursor must be in it but need not match the
     filters. Raises ``InvalidCursor``.
     """
+    cursor = None
     if after is not None:
-        cursor = find(scope, after)
-        if cursor is None:
-            raise errors.InvalidCursor(param="after")
-        matching = matching.filter(id__gt=cursor.id) if ascending else matching.filter(id__lt=cursor.id)
+        try:
+            place = ids.read("usage", after)
+        except ValueError as error:
+            raise errors.InvalidCursor(param="after") from error
+        # One query for the page and for whether the cursor is in scope.
+        cursor = scope.filter(id=place)
+        matching = matching.filter(Exists(cursor))
+        matching = matching.filter(id__gt=place) if ascending else matching.filter(id__lt=place)
     found = list(matching.order_by("id" if ascending else "-id")[: limit + 1])
+    if not found and cursor is not None and not cursor.exists():
+        raise errors.InvalidCursor(param="after")
     return Page(found[:limit], len(found) > limit)
 
 

@@ -7,9 +7,7 @@ from rest_framework.request import Request
 
 from core.errors import InvalidApiKey
 from orgs import addresses, principals
-from orgs.principals import Principal
-
-ORGANIZATION_HEADER = "X-DeepToken-Org"
+from orgs.principals import ORGANIZATION_HEADER, Principal
 
 
 class BearerKey(BaseAuthentication):

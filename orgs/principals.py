@@ -12,6 +12,8 @@ from orgs.members import MemberFacts
 from orgs.models import Kind
 from orgs.organizations import OrganizationFacts
 
+ORGANIZATION_HEADER = "X-DeepToken-Org"
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -75,19 +77,19 @@ def resolve(*, key: KeyFacts, header: str | None, default_only: bool = False) ->
     if key.kind == Kind.SERVICE:
         organization = None if slug is None or default_only else _named(slug)
         if organization is not None and not may_name(key.organizations, organization.id):
-            raise OrgAccessDenied
+            raise OrgAccessDenied(param=ORGANIZATION_HEADER)
         return _principal(key, organization, None, default_slug=slug)
     assert key.organization_id is not None
     own = organizations.find_ids((key.organization_id,))[key.organization_id]
     if key.kind == Kind.ORGANIZATION:
         if slug is not None and not is_own(own, slug):
-            raise OrgAccessDenied
+            raise OrgAccessDenied(param=ORGANIZATION_HEADER)
         return _principal(key, own, None)
     assert key.user_id is not None
     organization = own if slug is None else _named(slug)
     member = members.find(organization_id=organization.id, user_id=key.user_id)
     if member is None:
-        raise OrgAccessDenied
+        raise OrgAccessDenied(param=None if slug is None else ORGANIZATION_HEADER)
     return _principal(key, organization, member)
 
 
@@ -102,7 +104,7 @@ def read_slug(header: str | None) -> str | None:
         return None
     slug = text.lower()
     if not text.isascii() or not organizations.is_slug(slug):
-        raise OrgAccessDenied
+        raise OrgAccessDenied(param=ORGANIZATION_HEADER)
     return slug
 
 
@@ -131,7 +133,7 @@ def check_model(models: frozenset[str], model: str) -> None:
 def _named(slug: str) -> OrganizationFacts:
     organization = organizations.find_slugs((slug,)).get(slug)
     if organization is None or organization.closed:
-        raise OrgAccessDenied
+        raise OrgAccessDenied(param=ORGANIZATION_HEADER)
     return organization
 
 

@@ -488,9 +488,13 @@ def _() -> Disabled:
 @guard("cursors_are_looked_up_among_the_callers_rows")
 def _() -> Disabled:
     """The row that a cursor names is looked up among what the caller may see."""
-    usage = importlib.import_module("metering.usage")
-    find, records = usage.find, importlib.import_module("metering.models").UsageRecord.objects
-    return patched("metering.usage.find", lambda _, shown: find(records.all(), shown))
+    page, records = (
+        importlib.import_module("metering.usage").page,
+        importlib.import_module("metering.models").UsageRecord,
+    )
+    return patched(
+        "metering.usage.page", lambda matching, scope, **more: page(matching, scope=records.objects.all(), **more)
+    )
 
 
 @guard("ids_have_one_spelling")

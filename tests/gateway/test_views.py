@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import random
 import time
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 import zstandard
 
 from billing.models import Transfer, Wallet
-from core import ids
+from core import ids, money
 from metering.models import Quarantine, RequestLog, UsageClaim, UsageRecord
 from tests.books import Books
 from tests.journeys import neighbours
@@ -391,3 +393,28 @@ def test_a_key_implies_its_organization_and_must_not_contradict_it(acme: House) 
     # A revoked key's usage was real.
     acme.callers["owner"].call("DELETE", f"/v1/keys/{key}")
     assert anyone.post(EVENTS, {**sent, "event_id": "after-the-end"}).status_code == 201
+
+
+def test_random_counts_cost_the_same_in_the_answer_the_record_and_the_ledger(acme: House, gateway: Caller) -> None:
+    rates = {
+        "deepseek-chat": ("0.27", "0.07", "1.1"),
+        "deepai-chat": ("0.3", "0.08", "1.2"),
+        "gpt-4o": ("2.5", "1.25", "10"),
+    }
+    chance = random.Random(20)
+    for _ in range(40):
+        model = chance.choice(sorted(rates))
+        whole, out = chance.choice([0, 1, 7, 10**3, 2**31 - 1]), chance.randrange(10**6)
+        cached = chance.randint(0, whole)
+        before = balance(acme)
+        answer = gateway.post(
+            EVENTS, event(model=model, input_tokens=whole, cached_input_tokens=cached, output_tokens=out)
+        )
+        record = acme.records[-1]
+        fresh, again, made = (Fraction(rate) for rate in rates[model])
+        expected = ((whole - cached) * fresh + cached * again + out * made) / 1_000_000
+        assert Fraction(record.cost_usd) == expected
+        assert Fraction(before - balance(acme)) == expected
+        assert f'"cost_usd":{money.plain(record.cost_usd)},'.encode() in answer.content
+        if record.transfer_id is not None:
+            assert Fraction(Transfer.objects.get(pk=record.transfer_id).amount_usd) == expected

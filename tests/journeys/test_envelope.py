@@ -406,3 +406,21 @@ def test_a_request_has_an_id_of_its_own_or_the_tame_one_it_brought(db: None) -> 
 def test_the_routes_of_this_table_are_all_there_are() -> None:
     assert {route.path for route in routes()} == {route.path for route in keyed()} | NOT_KEYED
     assert {route.path for route in POSTS} >= {"v1/events", "v1/keys"}
+
+
+def test_the_refusals_of_the_contract_are_worded_as_there(acme: House) -> None:
+    wrong = Client().get("/v1/usage", headers={"Authorization": "Bearer dtk_wrong"})
+    assert wrong.json() == {
+        "error": {
+            "message": "The API key is missing, malformed, revoked or unknown.", "type": "authentication_error",
+            "param": None, "code": "invalid_api_key", "category": "user_error",
+        }
+    }  # fmt: skip
+    other = acme.callers["owner"].call("GET", "/v1/usage", headers={"X-DeepToken-Org": "other-inc"})
+    assert (other.status_code, other.json()) == (403, {
+        "error": {
+            "message": "No organization with that slug is open to this key.", "type": "permission_error",
+            "param": "X-DeepToken-Org", "code": "org_access_denied", "category": "user_error",
+        }
+    })  # fmt: skip
+    assert other.headers["x-should-retry"] == "false"

@@ -233,6 +233,13 @@ def foreign(kind: str, caller: Caller, ours: House, theirs: House) -> list[str]:
     return found
 
 
+def hidden_from(caller: Caller, ours: House, theirs: House) -> list[str]:
+    """What no answer may show this caller. An own-only member sees the whole statement, but not who caused it."""
+    own = ours.shown("tr") if caller.name == "plain" else []
+    found = [text for kind in ("usage", "key", "tr") for text in foreign(kind, caller, ours, theirs)]
+    return [text for text in found if text not in own]
+
+
 def state_of(house: House) -> list[Any]:
     """Everything that belongs to an organization, in one comparable piece."""
     own = {"organization_id": house.organization.pk}
@@ -259,20 +266,16 @@ def state_of(house: House) -> list[Any]:
 @proves("A01", guard="limited_gateways_report_for_their_own")
 def test_a_neighbours_object_answers_like_a_made_up_one_everywhere(books: Books) -> None:
     ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
-    before = state_of(theirs)
+    before, shared = state_of(theirs), theirs.markers
     probed = 0
     for caller in (*ours.callers.values(), ours.gateway):
+        markers = [*shared, *hidden_from(caller, ours, theirs)]
         for route in keyed():
             for method in route.methods:
                 for parameter, kind in NAMES[method, route.path].items():
                     if kind is None:
                         continue
                     probe = Probe(caller, method, route, parameter)
-                    hidden = [text for each in ("usage", "key", "tr") for text in foreign(each, caller, ours, theirs)]
-                    if caller.name == "plain":
-                        # An own-only member sees the whole statement, but not who caused it.
-                        hidden = [text for text in hidden if text not in ours.shown("tr")]
-                    markers = [*theirs.markers, *hidden]
                     expected = probe.told(made_up(kind), markers)
                     for text in foreign(kind, caller, ours, theirs):
                         assert probe.told(text, markers) == expected, f"{probe.where} = {text}"

@@ -109,9 +109,14 @@ class Caller:
         return Reply(answer.status, headers, json.loads(raw, parse_float=Decimal) if is_json else raw)
 
     def get(self, path: str) -> Reply:
-        """One ``GET``."""
+        """One ``GET``; once more if the server let the kept connection go meanwhile, as clients do."""
         self.send("GET", path)
-        return self.read()
+        try:
+            return self.read()
+        except http.client.RemoteDisconnected:
+            self._connection.close()
+            self.send("GET", path)
+            return self.read()
 
     def post(self, body: bytes, *, media_type: str = "application/json") -> Reply:
         """Post events once."""

@@ -200,7 +200,7 @@ def test_a_member_sees_their_own_records_and_a_viewer_all(acme: House) -> None:
         assert listed(acme.callers[name]) == shown(*reversed(acme.records))
     assert listed(acme.callers["alone"]) == []
     members.remove(organization=acme.organization, member_id=acme.plain.pk, by=world.BY)
-    assert refusal(acme.callers["plain"].get("/v1/usage")) == (403, "org_access_denied", None)
+    assert refusal(acme.callers["plain"].get("/v1/usage")) == (403, "org_access_denied", "X-DeepToken-Org")
 
 
 def test_a_deleted_keys_history_stays(acme: House, caller: Caller) -> None:
@@ -259,7 +259,12 @@ def test_models_are_listed_as_openais_clients_read_them(newcomer: Caller) -> Non
     by_id = {each["id"]: each for each in answer["data"]}
     assert list(by_id) == sorted(by_id)
     assert set(by_id["gpt-4o"]) == {"id", "object", "created", "owned_by"}
-    assert (by_id["gpt-4o"]["object"], by_id["gpt-4o"]["owned_by"]) == ("model", "openai")
+    # Contract 20.10.
+    assert [by_id[each] for each in ("deepai-chat", "deepseek-chat", "gpt-4o")] == [
+        {"id": "deepai-chat", "object": "model", "created": 1767225600, "owned_by": "deepailab"},
+        {"id": "deepseek-chat", "object": "model", "created": 1735689600, "owned_by": "deepseek"},
+        {"id": "gpt-4o", "object": "model", "created": 1715558400, "owned_by": "openai"},
+    ]
     assert newcomer.get("/models").json() == answer
     assert newcomer.get("/v1/models/gpt-4o").json() == by_id["gpt-4o"]
 
