@@ -135,7 +135,7 @@ def test_check_looks_at_everything_before_it_tests() -> None:
     assert "pytest" in seen.strip().splitlines()[-1]
     # The same, in two halves: a line of make's own must not follow the summary.
     ci = (ROOT / ".ci" / "run").read_text()
-    assert "make static\n" in ci
+    assert "make static grouped\n" in ci
     assert ci.strip().splitlines()[-1] == 'exec .venv/bin/python -m pytest -m "not soak"'
 
 
@@ -170,7 +170,7 @@ def test_ci_installs_what_a_bare_machine_lacks_and_ends_on_the_summary(
     )
     assert (done.returncode, done.stdout) == (code, f"{summary}\n")
     installs = ["apt-get update -q", "apt-get install -y -q --no-install-recommends python3-venv"] if bare else []
-    assert log.read_text().splitlines() == [*installs, "make static", "python -m pytest -m not soak"]
+    assert log.read_text().splitlines() == [*installs, "make static grouped", "python -m pytest -m not soak"]
 
 
 def test_the_lock_files_agree_and_hash_everything_and_name_no_index() -> None:
