@@ -1,5 +1,6 @@
 """Billing's doors: wallet, statement, credits, balance and the calling key."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -48,7 +49,7 @@ def spend(of: House, usd: str) -> None:
     tokens = int(Decimal(usd) * 100_000)
     event = neighbours.event(f"spend-{ids.new()}", model="gpt-4o", input_tokens=0, output_tokens=tokens)
     answer = of.gateway.post("/v1/events", event)
-    assert answer.json()["cost_usd"] == float(usd)
+    assert json.loads(answer.content, parse_float=Decimal)["cost_usd"] == Decimal(usd)
 
 
 def test_a_wallet_tells_what_there_is_to_the_last_digit(acme: House, caller: Caller) -> None:
