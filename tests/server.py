@@ -128,9 +128,17 @@ def living(group: int) -> list[int]:
             state, _, its_group = (place / "stat").read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
-        if int(its_group) == group and state not in "ZX":
+        if int(its_group) == group and (state not in "ZX" or len(_threads(place)) > 1):
             found.append(int(place.name))
     return found
+
+
+def _threads(place: Path) -> list[Path]:
+    """A process's threads. Its first can be gone while others still end, and those hold its sockets open."""
+    try:
+        return list((place / "task").iterdir())
+    except OSError:
+        return []
 
 
 def _kill_group(group: int) -> None:
