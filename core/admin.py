@@ -1,19 +1,31 @@
-"""The admin's shape: lists that stay fast on a million rows, books that are read and never typed into."""
+"""The admin's shape: lists that stay fast on a million rows, books that are read and never typed into.
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+What can be done about a row of the books is an ``Act``: a button, a page that asks, and a verb.
+"""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth import get_permission_codename
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
+from django.db import DatabaseError
 from django.db.models import Model, QuerySet
 from django.forms import BaseInlineFormSet, ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
 
 from core import ids
 from core.errors import ApiError
 from core.fields import IdField
+from core.http import from_exception
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
@@ -62,7 +74,7 @@ class QuickAdmin(admin.ModelAdmin[M]):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
-    ordering = ("-pk",)
+    ordering: ClassVar[tuple[str, ...]] = ("-pk",)
 
     class Media:
         css = {"all": ("core/desk.css",)}
@@ -91,11 +103,116 @@ class QuickAdmin(admin.ModelAdmin[M]):
         return ids.show(key.prefix, row.pk)
 
 
+def presence(title: str, *, absent: str, present: str) -> type[admin.EmptyFieldListFilter]:
+    """A filter by whether a column holds anything, in the words of what that means."""
+
+    class Presence(admin.EmptyFieldListFilter):
+        """Named choices."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.title = title
+
+        def choices(self, changelist: ChangeList) -> Any:
+            """All, absent, present."""
+            for choice, text in zip(super().choices(changelist), ("All", absent, present), strict=True):
+                yield {**choice, "display": text}
+
+    return Presence
+
+
+class Tool(NamedTuple):
+    """A button above a list or a row: what it says and where it leads."""
+
+    label: str
+    place: str
+
+
+class Section(NamedTuple):
+    """A part of a page: a heading and what ``core.markup`` made."""
+
+    heading: str
+    content: str
+
+
 class BooksAdmin(QuickAdmin[M]):
-    """Rows that are read here and never added, changed or deleted; a correction is an action that calls a verb."""
+    """Rows that are read here and never added, changed or deleted; a correction is an act that calls a verb."""
 
     # Without "History": what is never typed into leaves no entries there.
     change_form_template = "admin/read.html"
+
+    @property
+    def page(self) -> str:
+        """App and model, as addresses name them."""
+        return f"{self.opts.app_label}_{self.opts.model_name}"
+
+    def address_of(self, row: M) -> str:
+        """How the addresses of a row's pages name it."""
+        return quote(row.pk)
+
+    def place_of(self, row: M | None, page: str = "change") -> str:
+        """The address of one of a row's pages, or of the list."""
+        if row is None:
+            return reverse(f"admin:{self.page}_changelist")
+        return reverse(f"admin:{self.page}_{page}", args=[self.address_of(row)])
+
+    def tools(self, request: HttpRequest, row: M) -> list[Tool]:
+        """Buttons above a row."""
+        return []
+
+    def list_tools(self, request: HttpRequest) -> list[Tool]:
+        """Buttons above the list."""
+        return []
+
+    def summary(self, request: HttpRequest) -> str:
+        """What the list comes to, shown above it."""
+        return ""
+
+    def refresh(self, row: M) -> int | None:
+        """After how many seconds a row's page is read again by itself, if what it shows is moving."""
+        return None
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list; what stands above it is asked for only if it is shown."""
+        above = {"tools": partial(self.list_tools, request), "summary": partial(self.summary, request)}
+        return super().changelist_view(request, {**above, **(extra_context or {})})
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: M | None = None,
+    ) -> HttpResponse:
+        """A row's page, with its buttons."""
+        if obj is not None:
+            context = {**context, "tools": self.tools(request, obj), "refresh": self.refresh(obj)}
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def show(
+        self,
+        request: HttpRequest,
+        title: str,
+        sections: Sequence[Section],
+        *,
+        row: M | None = None,
+        template: str = "admin/page.html",
+        **more: Any,
+    ) -> HttpResponse:
+        """A page of sections about a row, or about the list."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "sections": sections,
+            "original": row,
+            "back": self.place_of(row),
+            "media": self.media,
+            **more,
+        }
+        return TemplateResponse(request, template, context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never."""
@@ -108,6 +225,102 @@ class BooksAdmin(QuickAdmin[M]):
     def has_delete_permission(self, request: HttpRequest, obj: M | None = None) -> bool:
         """Never."""
         return False
+
+
+class Done(NamedTuple):
+    """What an act came to: what to say, and where to go (to the row, if nowhere else)."""
+
+    message: str
+    place: str = ""
+    level: int = messages.SUCCESS
+
+
+class Act(NamedTuple):
+    """What can be done about a row, or about the list: a button, a page that asks, and a verb.
+
+    ``do`` gets the request, the row (``None`` for the list) and the form's answers, and calls the
+    verb; what that refuses is shown. ``warning`` is what to know before. ``facts`` show what it is
+    about. Only rows for which it is ``possible`` have the button. ``right`` is one such as
+    ``billing.add_budget``, for what takes another right than changing such rows.
+    """
+
+    name: str
+    label: str
+    warning: str
+    do: Callable[[HttpRequest, Any, dict[str, Any]], Done]
+    form: type[forms.Form] = forms.Form
+    facts: Callable[[Any], Sequence[Section]] = lambda _: ()
+    possible: Callable[[Any], bool] = lambda _: True
+    right: str = ""
+
+
+class ActsAdmin(BooksAdmin[M]):
+    """Books about which something can be done, by who may change such rows (Django's ``change`` right) or
+    has the right that the act names.
+
+    Each act has a page that asks; only a POST to it does anything.
+    """
+
+    acts: Sequence[Act] = ()
+    list_acts: Sequence[Act] = ()
+
+    def get_urls(self) -> list[URLPattern]:
+        """With a page for each act."""
+        of_rows = [self._url(f"<path:object_id>/{act.name}/", act) for act in self.acts]
+        return [*(self._url(f"{act.name}/", act) for act in self.list_acts), *of_rows, *super().get_urls()]
+
+    def _url(self, place: str, act: Act) -> URLPattern:
+        view = self.admin_site.admin_view(partial(self.act_view, act=act))
+        return path(place, view, name=f"{self.page}_{act.name}")
+
+    def may_act(self, request: HttpRequest, act: Act) -> bool:
+        """Whether the person at the desk may do it."""
+        right = act.right or f"{self.opts.app_label}.{get_permission_codename('change', self.opts)}"
+        return bool(request.user.has_perm(right))
+
+    def tools(self, request: HttpRequest, row: M) -> list[Tool]:
+        """What can be done about the row now."""
+        acts = [act for act in self.acts if self.may_act(request, act) and act.possible(row)]
+        return [Tool(act.label, self.place_of(row, act.name)) for act in acts]
+
+    def list_tools(self, request: HttpRequest) -> list[Tool]:
+        """What can be done from the list."""
+        acts = [act for act in self.list_acts if self.may_act(request, act)]
+        return [Tool(act.label, reverse(f"admin:{self.page}_{act.name}")) for act in acts]
+
+    def act_view(self, request: HttpRequest, object_id: str | None = None, *, act: Act) -> HttpResponse:
+        """Ask, or do it. Raises Django's ``PermissionDenied`` or ``Http404``."""
+        if not self.may_act(request, act):
+            raise PermissionDenied
+        row: M | None = None
+        if object_id is not None:
+            row = self.get_object(request, unquote(object_id))
+            if row is None:
+                raise Http404
+        asked = request.method != "POST"
+        form = act.form() if asked else act.form(request.POST)
+        if not asked and form.is_valid() and (answer := self._do(request, row, act, form)):
+            return answer
+        return self.show(
+            request, act.label, act.facts(row), row=row, template="admin/act.html", form=form, warning=act.warning
+        )
+
+    def _do(self, request: HttpRequest, row: M | None, act: Act, form: forms.Form) -> HttpResponse | None:
+        """Call the verb; none if what it refuses is something in the form, which then says so."""
+        try:
+            done = act.do(request, row, form.cleaned_data)
+        except ApiError as error:
+            if error.param in form.fields:
+                form.add_error(error.param, str(error))
+                return None
+            said = str(error)
+            # Django begins every message with a capital, which a model's id has not.
+            done = Done(f"Refused: {said}" if said[:1].islower() else said, level=messages.ERROR)
+        except DatabaseError as error:
+            # Locked out or cut off for a moment; anything else is logged as the bug it is.
+            done = Done(str(from_exception(error)), level=messages.ERROR)
+        self.message_user(request, done.message, done.level)
+        return HttpResponseRedirect(done.place or self.place_of(row))
 
 
 class VerbAdmin(QuickAdmin[M]):

@@ -4,16 +4,17 @@
     * ``InvalidRequest`` 400: ``InvalidJson``, ``InvalidType``, ``MissingParameter``, ``ModelNotFound``,
       ``InvalidCursor``
     * ``InvalidApiKey`` 401
-    * ``InsufficientQuota`` 402: ``OrgWalletEmpty``
+    * ``InsufficientQuota`` 402: ``OrgWalletEmpty``, ``BudgetExceeded`` 403
     * ``PermissionDenied`` 403: ``ModelNotAllowed``, ``IpNotAllowed``, ``OrgAccessDenied``, ``ScopeMissing``
-    * ``NotFound`` 404: ``UnknownModel``
+    * ``NotFound`` 404: ``UnknownModel``, ``Archived``
     * ``MethodNotAllowed`` 405
     * ``NotAcceptable`` 406
-    * ``Conflict`` 409
+    * ``Conflict`` 409: ``IdempotencyKeyInUse``
     * ``LengthRequired`` 411
     * ``RequestTooLarge`` 413: ``TooManyEvents``
     * ``UnsupportedMediaType`` 415
     * ``OutOfRange`` 422: ``InconsistentUsage``
+    * ``IdempotencyKeyReused`` 422
     * ``InternalError`` 500
     * ``Unavailable`` 503
 
@@ -118,6 +119,14 @@ class PermissionDenied(ApiError):
     default = "This key may not do that."
 
 
+class BudgetExceeded(InsufficientQuota):
+    """A ceiling of the key, the member, the project or the organization is reached."""
+
+    status = 403
+    code = "budget_limit_exceeded"
+    default = "A budget limit is reached."
+
+
 class ScopeMissing(PermissionDenied):
     """The key lacks a scope or its owner's role a permission."""
 
@@ -160,6 +169,12 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
 
+class Archived(NotFound):
+    """What was there is kept elsewhere by now."""
+
+    code = "archived"
+
+
 class MethodNotAllowed(ApiError):
     """The path exists, the method does not."""
 
@@ -188,6 +203,14 @@ class Conflict(ApiError):
     type = "invalid_request_error"
     category = "user_error"
     default = "This id was used with other content."
+
+
+class IdempotencyKeyInUse(Conflict):
+    """The first request with this key is still being worked on; the same request may be sent again."""
+
+    code = "idempotency_key_in_use"
+    type = "idempotency_error"
+    default = "The first request with this Idempotency-Key is still running."
 
 
 class LengthRequired(ApiError):
@@ -239,6 +262,16 @@ class InconsistentUsage(OutOfRange):
     """Parts exceed their whole, or pools do not add up to the totals."""
 
     code = "inconsistent_usage"
+
+
+class IdempotencyKeyReused(ApiError):
+    """The key stands for another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    type = "idempotency_error"
+    category = "user_error"
+    default = "This Idempotency-Key was used with a different request."
 
 
 class InternalError(ApiError):

@@ -107,9 +107,9 @@ def error_headers(error: errors.ApiError) -> dict[str, str]:
     headers = {"X-Gateway-Error-Category": error.category, **error.headers}
     if error.status == 401:
         headers.setdefault("WWW-Authenticate", "Bearer")
-    if error.status == 503:
+    if error.status == 503 or isinstance(error, errors.IdempotencyKeyInUse):
         headers.setdefault("Retry-After", "1")
-    if error.status in _NOT_AGAIN:
+    elif error.status in _NOT_AGAIN:
         headers.setdefault("x-should-retry", "false")
     return headers
 

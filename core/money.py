@@ -57,6 +57,19 @@ def parse(text: str) -> Decimal:
     return amount
 
 
+def holds(amount: Decimal) -> bool:
+    """Whether the books can hold it: a number from zero to ``USD_MAX`` with at most 12 decimals."""
+    if not amount.is_finite() or not 0 <= amount < USD_MAX:
+        return False
+    scaled = amount.scaleb(DECIMALS, context=_EXACT)
+    return scaled == int(scaled)
+
+
+def fixed(amount: Decimal) -> str:
+    """All 12 decimals, as PostgreSQL writes ``NUMERIC(24,12)``: ``0.000013800000``."""
+    return f"{amount:.{DECIMALS}f}"
+
+
 def display(amount: Decimal) -> str:
     """Two decimals, rounded down (a debt never looks smaller), for a person's eyes only (contract 12.1)."""
     return format(amount.quantize(Decimal("0.01"), rounding=ROUND_FLOOR, context=_EXACT), "f")

@@ -222,8 +222,19 @@ EVENT_AHEAD_MAX_SECONDS = env.integer("EVENT_AHEAD_MAX_SECONDS", 300, low=0, hig
 # How long a process may answer from its caches, and how often it asks whether they still hold.
 CACHE_SECONDS = env.integer("CACHE_SECONDS", 30, low=1, high=300)
 CACHE_POLL_MS = env.integer("CACHE_POLL_MS", 500, low=0, high=10_000)
-# A price change beyond this many percent waits for a second person.
+# Finance moves more than this only when a second person agrees; likewise a price, by percent.
+MONEY_APPROVAL_USD = env.integer("MONEY_APPROVAL_USD", 500, low=0, high=1_000_000_000)
 PRICE_APPROVAL_PERCENT = env.integer("PRICE_APPROVAL_PERCENT", 10, low=0, high=1000)
+# The cap that a hold assumes and answers where a request names none (contract 17).
+OUTPUT_TOKENS_DEFAULT = env.integer("OUTPUT_TOKENS_DEFAULT", 4096, low=1, high=1_000_000)
+# How long a gateway may go by what POST /v1/keys/verify told it, and so how long a revoked key may live there.
+KEY_CACHE_SECONDS = env.integer("KEY_CACHE_SECONDS", 5, low=0, high=3600)
+# Usage that nobody could be charged for fails V12 of ``verify`` when it has waited for more than this.
+QUARANTINE_ALERT_DAYS = env.integer("QUARANTINE_ALERT_DAYS", 7, low=0, high=365)
+# Where the sealed heads of the ledger are exported (docs/adr/0009); without it they stay in the database only.
+LEDGER_HEADS_DIR = (
+    env.folder("LEDGER_HEADS_DIR", str(DATA_DIR / "heads")) if EMBEDDED or env.text("LEDGER_HEADS_DIR", "") else None
+)
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
 
 LOGGING = {

@@ -16,14 +16,14 @@ from django.urls import reverse
 
 from billing import grants
 from core import ids
-from orgs import caches
+from orgs import audit, caches
 from orgs.models import Organization, User
 from tests.orgs import world
 
 PASSWORD = "correct horse battery staple"
 MODEL = "deepseek-chat"
 # Tables whose database key leads with the organization.
-KEYED = re.compile(r"(usage_record|request_log|usage_claim|transfer)(_[0-9_]+)?")
+KEYED = re.compile(r"(usage_record|request_log|usage_claim|transfer|credit_grant|grant_use|hold)(_[0-9_]+)?")
 _COUNT = re.compile(r"\bCOUNT\s*\(", re.IGNORECASE)
 
 
@@ -41,16 +41,16 @@ class Page(NamedTuple):
         return list(self.context["cl"].result_list)
 
 
-def superuser() -> Client:
+def superuser(email: str = "root@example.com") -> Client:
     """Somebody who may see everything, signed in."""
     client = Client()
-    client.force_login(User.objects.create_superuser("root@example.com", PASSWORD))
+    client.force_login(User.objects.create_superuser(email, PASSWORD))
     return client
 
 
-def clerk(*rights: str) -> Client:
+def clerk(*rights: str, email: str = "clerk@example.com") -> Client:
     """Somebody at the desk with some rights, signed in."""
-    person = User.objects.create_user("clerk@example.com", PASSWORD, is_staff=True)
+    person = User.objects.create_user(email, PASSWORD, is_staff=True)
     person.user_permissions.set(Permission.objects.filter(codename__in=rights))
     client = Client()
     client.force_login(person)
@@ -65,6 +65,47 @@ def read(client: Client, address: str, **query: str) -> Page:
     assert answer.status_code == 200, (address, query, answer.content[:300])
     place = answer.redirect_chain[-1][0] if answer.redirect_chain else address
     return Page(place, answer.content.decode(), [query["sql"] for query in seen], answer.context)
+
+
+def send(client: Client, address: str, **told: str) -> Page:
+    """Press a button or send a form, and read where it leads."""
+    with CaptureQueriesContext(connection) as seen:
+        answer = client.post(address, told, follow=True)
+    assert answer.status_code == 200, (address, told, answer.content[:300])
+    place = answer.redirect_chain[-1][0] if answer.redirect_chain else address
+    return Page(place, answer.content.decode(), [query["sql"] for query in seen], answer.context)
+
+
+def actor(email: str = "root@example.com") -> audit.Actor:
+    """A person at the desk, as verbs are told."""
+    return audit.user(User.objects.get(email=email))
+
+
+def said(shown: Page) -> list[str]:
+    """The messages above a page, each with its kind, without markup."""
+    found = re.findall(r'<li class="(success|warning|error|info)">(.*?)</li>', shown.text, re.DOTALL)
+    return [f"{kind}: {re.sub('<[^>]*>', '', text).strip()}" for kind, text in found]
+
+
+def buttons(shown: Page) -> list[str]:
+    """What the buttons above a page say."""
+    tools = re.search(r'<ul class="object-tools">(.*?)</ul>', shown.text, re.DOTALL)
+    return [] if tools is None else re.findall(r"<a [^>]*>(.*?)</a>", tools[1])
+
+
+def errors(shown: Page) -> list[str]:
+    """What a form says is wrong with it."""
+    lists = re.findall(r'<ul class="errorlist[^>]*>(.*?)</ul>', shown.text, re.DOTALL)
+    return re.findall(r"<li>(.*?)</li>", "".join(lists))
+
+
+def cells(text: str) -> list[list[str]]:
+    """The lines of a page's tables, each cell without markup."""
+    lines = re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
+    return [
+        [re.sub("<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line, re.DOTALL)]
+        for line in lines
+    ]
 
 
 def listing(model: type[Model]) -> str:
@@ -113,7 +154,8 @@ def _by_organization(node: dict[str, Any]) -> bool:
         return True
     # A part of the claims without a row costs nothing either way, so its condition may stand as a filter.
     places = ("Index Cond", "Recheck Cond", *(("Filter",) if table.startswith("usage_claim_") else ()))
-    return any("organization_id" in node.get(place, "") for place in places)
+    # Open holds are found by who pays for them.
+    return any(key in node.get(place, "") for place in places for key in ("organization_id", "payer_id"))
 
 
 def organization(slug: str, *, usd: str = "10") -> Organization:
