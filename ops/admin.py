@@ -1,16 +1,32 @@
 """The desk's pages of the machinery: scheduled jobs and how their last run went, and what waits for a second person."""
 
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from core import clock, ids
-from core.admin import BooksAdmin
-from ops.models import Approval, JobRun
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
+from core.markup import NOTHING, as_facts, as_text, link, link_to, stamp, table, verbatim
+from ops import approvals
+from ops.models import Approval, IdempotencyKey, JobRun, OutboxMessage
+from orgs.admin import actor
+from orgs.models import User
+from orgs.organizations import is_slug
+
+M = TypeVar("M", OutboxMessage, IdempotencyKey)
+
+# The page of what a kind of approval is about, and its ids' prefix; the app that asks adds its own.
+SUBJECTS: Final[dict[str, tuple[str, str]]] = {}
+LINES_SHOWN: Final = 4
 
 
 @admin.register(JobRun)
@@ -34,19 +50,153 @@ class JobRunAdmin(BooksAdmin[JobRun]):
         return "-" if row.finished_at is None else f"{(row.finished_at - row.started_at).total_seconds():.1f} s"
 
 
-@admin.register(Approval)
-class ApprovalAdmin(BooksAdmin[Approval]):
-    """What was asked for and decided."""
+def persons(named: Iterable[str]) -> dict[str, str]:
+    """E-mail addresses of those whom approvals name as ``user:user_01K…``. One query."""
+    keys: dict[UUID, str] = {}
+    for who in named:
+        shown = who.partition(":")[2]
+        try:
+            keys[ids.read("user", shown)] = who
+        except ValueError:
+            continue
+    found = User.objects.filter(pk__in=list(keys)).values_list("pk", "email") if keys else ()
+    return {keys[key]: email for key, email in found}
 
-    list_display = ("shown_id", "kind", "subject_id", "asked_by", "asked_at", "granted", "decided_by", "decided_at")
-    list_filter = ("granted",)
+
+def name_of(who: str, known: dict[str, str]) -> str:
+    """A person by e-mail address; a key by its id; the product's own jobs as such."""
+    kind, _, shown = who.partition(":")
+    return known.get(who) or shown or kind
+
+
+def decision(row: Approval, known: dict[str, str]) -> str:
+    """How a question stands, in words."""
+    if row.decided_at is None:
+        return "open"
+    return f"{'granted' if row.granted else 'refused'} by {name_of(row.decided_by, known)}"
+
+
+def subject_link(row: Approval) -> str:
+    """The page of what a question is about; its bare id where no page is known."""
+    if row.kind not in SUBJECTS:
+        return str(row.subject_id)
+    page, prefix = SUBJECTS[row.kind]
+    return link(page, row.subject_id, ids.show(prefix, row.subject_id))
+
+
+def questions(*, kind: str, subject_id: UUID) -> list[Approval]:
+    """What was asked about something, the newest first."""
+    return list(Approval.objects.filter(kind=kind, subject_id=subject_id).order_by("-pk"))
+
+
+def question_table(rows: Iterable[Approval]) -> str:
+    """Questions and how they stand."""
+    rows = list(rows)
+    known = persons(who for row in rows for who in (row.asked_by, row.decided_by))
+    shown = [
+        (
+            link("ops_approval", row.pk, row),
+            name_of(row.asked_by, known),
+            stamp(row.asked_at),
+            decision(row, known),
+            None if row.decided_at is None else stamp(row.decided_at),
+        )
+        for row in rows
+    ]
+    return table(("approval", "asked by", "asked (UTC)", "decision", "decided (UTC)"), shown) if rows else NOTHING
+
+
+def second_person(kind: str, subject_id: UUID) -> SafeString:
+    """What to say after ``ApprovalNeeded``: who can do what about it, and where."""
+    asked = questions(kind=kind, subject_id=subject_id)
+    if any(row.granted is False for row in asked):
+        return format_html(
+            "A second person refused this, so it stays as it is: {}. Discard it and make another.",
+            link("ops_approval", next(row.pk for row in asked if row.granted is False), "what was refused"),
+        )
+    return format_html(
+        "This waits until a second person agrees: somebody else grants {} under {}.",
+        link("ops_approval", asked[0].pk, asked[0]) if asked else "it",
+        link_to(reverse("admin:ops_approval_changelist"), "Approvals"),
+    )
+
+
+def _decide(request: HttpRequest, row: Approval, _: dict[str, Any], *, grant: bool) -> Done:
+    approvals.decide(approval_id=row.pk, by=actor(request), grant=grant)
+    if grant:
+        return Done(format_html("Granted. What was asked for can be done now: {}.", subject_link(row)))
+    return Done(format_html("Refused: {} stays as it is.", subject_link(row)))
+
+
+def _question(row: Approval) -> list[Section]:
+    known = persons([row.asked_by])
+    about = {"kind": row.kind, "about": subject_link(row), "asked by": name_of(row.asked_by, known)}
+    return [Section("What is asked", as_facts({**about, "asked (UTC)": stamp(row.asked_at), **row.details}))]
+
+
+def brief(details: Mapping[str, Any]) -> SafeString:
+    """The first lines of what is asked, for a list."""
+    told: list[str] = []
+    for name, value in details.items():
+        told += map(str, value) if isinstance(value, list) else [f"{name.replace('_', ' ')}: {value}"]
+    more = [f"and {len(told) - LINES_SHOWN} more"] if len(told) > LINES_SHOWN else []
+    return format_html_join("", "{}<br>", ((line,) for line in told[:LINES_SHOWN] + more))
+
+
+class ApprovalList(QuickList):
+    """Questions with the names of people: one query more for the page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the page and who they are."""
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        known = persons(who for row in self.result_list for who in (row.asked_by, row.decided_by))
+        for row in self.result_list:
+            row.known = known
+
+
+def _known(row: Any) -> dict[str, str]:
+    """The people whom a question names; a list has asked for all of them together."""
+    if not hasattr(row, "known"):
+        row.known = persons((row.asked_by, row.decided_by))
+    known: dict[str, str] = row.known
+    return known
+
+
+@admin.register(Approval)
+class ApprovalAdmin(ActsAdmin[Approval]):
+    """What was asked for and decided. Whoever asked cannot decide."""
+
+    list_display = ("shown_id", "state", "kind", "in_brief", "asker", "asked_at", "subject", "decided_at")
+    list_filter = (("decided_at", presence("state", absent="Open", present="Decided")), "granted", "kind")
+    # Open ones first: PostgreSQL sorts what is not decided before what is.
+    ordering: ClassVar[Any] = ("-decided_at", "-pk")
     sortable_by = ()
     search_fields = ("pk",)
     search_help_text = "An appr_ id, or the id of what it is about."
-    fields = (
-        *("shown_id", "kind", "subject_id", "details", "asked_by", "asked_at"),
-        *("granted", "decided_by", "decided_at"),
+    fields = ("shown_id", "state", "kind", "subject", "asker", "asked_at", "decided_at", "question")
+    acts = (
+        Act(
+            "grant",
+            "Grant",
+            "You agree as the second person. Whoever asked can then go on; this cannot be taken back.",
+            partial(_decide, grant=True),
+            facts=_question,
+            possible=lambda row: row.decided_at is None,
+        ),
+        Act(
+            "refuse",
+            "Refuse",
+            "What was asked for will not be done. This cannot be taken back; who still wants it starts again.",
+            partial(_decide, grant=False),
+            facts=_question,
+            possible=lambda row: row.decided_at is None,
+        ),
     )
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[QuickList]:
+        """With names."""
+        return ApprovalList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Approval], search_term: str
@@ -55,10 +205,99 @@ class ApprovalAdmin(BooksAdmin[Approval]):
         text = search_term.strip()
         if not text:
             return queryset, False
-        for read in (partial(ids.read, "appr"), UUID):
+        prefixes = ("appr", *(prefix for _, prefix in SUBJECTS.values()))
+        readers: list[Callable[[str], UUID]] = [*(partial(ids.read, prefix) for prefix in prefixes), UUID]
+        for read in readers:
             try:
                 key = read(text)
             except ValueError:
                 continue
             return queryset.filter(Q(pk=key) | Q(subject_id=key)), False
         return queryset.none(), False
+
+    @admin.display(description="about")
+    def subject(self, row: Approval) -> str:
+        """What it is about."""
+        return subject_link(row)
+
+    @admin.display(description="asked by")
+    def asker(self, row: Approval) -> str:
+        """Who asked."""
+        return name_of(row.asked_by, _known(row))
+
+    @admin.display(description="state")
+    def state(self, row: Approval) -> str:
+        """Open, or what was decided by whom."""
+        return decision(row, _known(row))
+
+    @admin.display(description="question")
+    def in_brief(self, row: Approval) -> str:
+        """What is asked, in a few lines."""
+        return brief(row.details) or NOTHING
+
+    @admin.display(description="question")
+    def question(self, row: Approval) -> str:
+        """What exactly is asked."""
+        return as_facts(row.details) if row.details else NOTHING
+
+
+def of_organization(rows: QuerySet[M], prefix: str, text: str) -> QuerySet[M]:
+    """Rows by their own id, or all of the organization with that slug; every row for no text."""
+    text = text.strip()
+    if not text:
+        return rows
+    try:
+        return rows.filter(pk=ids.read(prefix, text))
+    except ValueError:
+        return rows.filter(organization__slug=text) if is_slug(text) else rows.none()
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(BooksAdmin[OutboxMessage]):
+    """What others are to be told, and whether they were."""
+
+    list_display = ("shown_id", "kind", "organization", "key", "created_at", "delivered_at", "attempts")
+    list_filter = (("delivered_at", presence("state", absent="Waiting", present="Delivered")),)
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("pk",)
+    search_help_text = "An evt_ id, or an organization's slug."
+    fields = (*list_display, "next_attempt_at", "message")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[OutboxMessage], search_term: str
+    ) -> tuple[QuerySet[OutboxMessage], bool]:
+        """By id or organization."""
+        return of_organization(queryset, "evt", search_term), False
+
+    @admin.display(description="data")
+    def message(self, row: OutboxMessage) -> str:
+        """What they are told."""
+        return as_text(row.data)
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeyAdmin(BooksAdmin[IdempotencyKey]):
+    """Requests of the last day that may be sent again, and the answers they get."""
+
+    list_display = ("shown_id", "organization", "method", "path", "key", "status", "created_at")
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("pk",)
+    search_help_text = "An idem_ id, or an organization's slug."
+    fields = (*list_display, "content_type", "answer")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[IdempotencyKey]:
+        """Without the answers, which only a row's page shows."""
+        return super().get_queryset(request).defer("body", "fingerprint")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[IdempotencyKey], search_term: str
+    ) -> tuple[QuerySet[IdempotencyKey], bool]:
+        """By id or organization."""
+        return of_organization(queryset, "idem", search_term), False
+
+    @admin.display(description="answer")
+    def answer(self, row: IdempotencyKey) -> str:
+        """What was answered, as text."""
+        return verbatim(bytes(row.body).decode(errors="replace"))

@@ -26,6 +26,12 @@ class ApprovalNeeded(errors.Conflict):
     default = "This waits for a second person's approval."
 
 
+class Refused(errors.Conflict):
+    """A second person said no; who still wants it starts again."""
+
+    default = "A second person refused this."
+
+
 def ask(*, kind: str, subject_id: UUID, by: Actor, details: Mapping[str, Any]) -> Approval:
     """Ask once: an approval that is still open is returned as it is."""
     with transaction.atomic():
@@ -56,8 +62,19 @@ def decide(*, approval_id: UUID, by: Actor, grant: bool) -> Approval:
 
 def granted(*, kind: str, subject_id: UUID) -> bool:
     """Whether a second person said yes, and nobody no."""
+    return decision(kind=kind, subject_id=subject_id) is True
+
+
+def decision(*, kind: str, subject_id: UUID) -> bool | None:
+    """What was decided: granted by a second person and refused by none, refused, or nothing yet."""
     decisions = Approval.objects.filter(kind=kind, subject_id=subject_id, decided_at__isnull=False)
-    return set(decisions.values_list("granted", flat=True)) == {True}
+    found = set(decisions.values_list("granted", flat=True))
+    return None if not found else found == {True}
+
+
+def refusal(*, kind: str, subject_id: UUID) -> Approval | None:
+    """The question about something that a second person answered with no, if one was."""
+    return Approval.objects.filter(kind=kind, subject_id=subject_id, granted=False).order_by("pk").first()
 
 
 def _who(by: Actor) -> str:

@@ -4,10 +4,15 @@ from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Length
+from django.db.models.lookups import Exact
 from django.utils import timezone
 
-from core import ids
+from core import clock, ids
 from core.fields import IdField
+from orgs.models import Organization
+
+DIGEST_BYTES = 32
 
 
 class JobRun(models.Model):
@@ -54,3 +59,67 @@ class Approval(models.Model):
 
     def __str__(self) -> str:
         return ids.show("appr", self.pk)
+
+
+class OutboxMessage(models.Model):
+    """Something that others are to be told, written by the transaction that made it true.
+
+    Written by ``ops.outbox``. ``key`` says which happening of its kind it is; the same one of an
+    organization, or of nobody's, is told once. ``data`` is plain JSON, money in it as text.
+    """
+
+    id = IdField("evt")
+    organization = models.ForeignKey(
+        Organization, on_delete=models.PROTECT, null=True, related_name="+", db_index=False
+    )
+    kind = models.TextField(help_text="Such as wallet.low")
+    key = models.TextField()
+    data: models.JSONField[Any, Any] = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.IntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True, help_text="Empty: at once")
+
+    class Meta:
+        db_table = "outbox"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("organization", "kind", "key"), nulls_distinct=False, name="outbox_once"),
+            models.CheckConstraint(name="outbox_attempts_not_negative", condition=Q(attempts__gte=0)),
+        )
+        indexes = (models.Index(fields=("id",), condition=Q(delivered_at__isnull=True), name="outbox_waiting"),)
+
+    def __str__(self) -> str:
+        return ids.show("evt", self.pk)
+
+
+class IdempotencyKey(models.Model):
+    """A request that was carried out under an ``Idempotency-Key``, and what it was answered.
+
+    Written by ``ops.idempotency``. In the database the key is (organization, method, path, key),
+    the scope of contract 11; ``id`` tells when, for trimming and for the desk.
+    """
+
+    id = IdField("idem")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_index=False)
+    method = models.TextField()
+    path = models.TextField(help_text="Percent-encoded")
+    key = models.TextField()
+    fingerprint = models.BinaryField(help_text="SHA-256 of the body and the organization's slug")
+    status = models.SmallIntegerField()
+    content_type = models.TextField()
+    body = models.BinaryField()
+    created_at = models.DateTimeField(editable=False)
+
+    class Meta:
+        db_table = "idempotency_key"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("organization", "method", "path", "key"), name="idempotency_key_once"),
+            models.CheckConstraint(name="idempotency_key_done", condition=Q(status__gte=200, status__lt=400)),
+            models.CheckConstraint(name="idempotency_key_sha256", condition=Exact(Length("fingerprint"), DIGEST_BYTES)),
+        )
+        indexes = (models.Index(fields=("id",), name="idempotency_key_by_age"),)
+
+    def __str__(self) -> str:
+        return ids.show("idem", self.pk)

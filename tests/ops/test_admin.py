@@ -1,11 +1,18 @@
-"""The desk's pages of jobs and approvals."""
+"""The desk's pages of jobs and approvals: what is asked, and a second person who decides it."""
+
+import re
+from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
+from psycopg.errors import LockNotAvailable
 
 from core import ids
 from ops import approvals, jobs
 from ops.models import Approval, JobRun
+from orgs.audit import Actor
+from orgs.models import AuditEntry, User
 from tests import desk
 from tests.orgs import world
 
@@ -75,3 +82,149 @@ def test_approvals_are_found_by_id_and_subject_and_decided_elsewhere(root: Clien
     assert len(few.queries) == len(many.queries)
     assert desk.counting([few, many, shown]) == []
     assert not Approval.objects.exclude(decided_at=None).exists()
+
+
+def asked_by_root(**details: Any) -> Approval:
+    """A question of the person whose client is ``root``."""
+    return approvals.ask(kind="credit", subject_id=ids.new(), by=desk.actor(), details=details)
+
+
+@pytest.fixture
+def second(db: None) -> Client:
+    return desk.clerk("view_approval", "change_approval")
+
+
+@pytest.mark.parametrize(("act", "granted", "verb"), [("grant", True, "granted"), ("refuse", False, "refused")])
+def test_a_second_person_decides(root: Client, second: Client, act: str, granted: bool, verb: str) -> None:
+    asked = asked_by_root(usd="900")
+    shown = desk.read(second, desk.page(asked))
+    assert desk.buttons(shown) == ["Grant", "Refuse"]
+    page = desk.read(second, desk.page(asked, act))
+    assert ["usd", "900"] in desk.cells(page.text)
+    assert ["asked by", "root@example.com"] in desk.cells(page.text)
+    assert Approval.objects.get().decided_at is None
+    done = desk.send(second, desk.page(asked, act))
+    assert done.address == desk.page(asked)
+    assert desk.said(done)[0].startswith(f"success: {verb.capitalize()}")
+    assert desk.buttons(done) == []
+    assert f"{verb} by clerk@example.com" in done.text
+    assert (Approval.objects.get().granted, Approval.objects.get().decided_by) == (granted, f"user:{_clerk_id()}")
+    note = AuditEntry.objects.get(verb=f"approval.{verb}")
+    assert (note.actor_label, note.subject_id) == ("clerk@example.com", str(asked))
+
+
+def _clerk_id() -> str:
+    return ids.show("user", User.objects.get(email="clerk@example.com").pk)
+
+
+@pytest.mark.parametrize("act", ["grant", "refuse"])
+def test_who_asked_cannot_decide(root: Client, act: str) -> None:
+    asked = asked_by_root()
+    done = desk.send(root, desk.page(asked, act))
+    assert desk.said(done) == ["error: A second person has to decide this."]
+    assert Approval.objects.get().decided_at is None
+
+
+def test_what_was_decided_stays_decided(root: Client, second: Client) -> None:
+    asked = asked_by_root()
+    desk.send(second, desk.page(asked, "refuse"))
+    again = desk.send(second, desk.page(asked, "grant"))
+    assert desk.said(again) == ["error: This was decided before."]
+    assert Approval.objects.get().granted is False
+
+
+@pytest.mark.parametrize("act", ["grant", "refuse"])
+def test_who_may_only_see_has_no_buttons_and_is_refused(root: Client, act: str) -> None:
+    asked = asked_by_root()
+    viewer = desk.clerk("view_approval")
+    shown = desk.read(viewer, desk.page(asked))
+    assert desk.buttons(shown) == []
+    assert "/grant/" not in shown.text + desk.read(viewer, desk.listing(Approval)).text
+    assert viewer.get(desk.page(asked, act)).status_code == 403
+    assert viewer.post(desk.page(asked, act)).status_code == 403
+    assert Approval.objects.get().decided_at is None
+    assert not AuditEntry.objects.filter(verb__startswith="approval.").exclude(verb="approval.asked").exists()
+
+
+def test_staff_without_a_right_and_strangers_see_nothing(root: Client) -> None:
+    asked = asked_by_root()
+    clerk = desk.clerk("change_pricedraft")
+    for address in (desk.listing(Approval), desk.page(asked), desk.page(asked, "grant")):
+        assert clerk.get(address).status_code == 403
+        assert Client().get(address)["Location"].startswith("/admin/login/")
+    assert Client().post(desk.page(asked, "grant")).status_code == 302
+    assert Approval.objects.get().decided_at is None
+
+
+def test_a_post_from_another_site_decides_nothing(root: Client) -> None:
+    asked = asked_by_root()
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(User.objects.create_superuser("second@example.com", desk.PASSWORD))
+    assert strict.post(desk.page(asked, "grant")).status_code == 403
+    assert Approval.objects.get().decided_at is None
+
+
+def test_a_database_that_cannot_right_now_is_a_message(
+    root: Client, second: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asked_by_root()
+
+    def locked(**_: Any) -> None:
+        raise OperationalError("canceling statement due to lock timeout") from LockNotAvailable()
+
+    monkeypatch.setattr(approvals, "decide", locked)
+    done = desk.send(second, desk.page(asked, "grant"))
+    assert desk.said(done) == ["error: The service cannot do this right now; send it again."]
+
+
+def test_an_approval_that_is_not_there_is_not_found(second: Client) -> None:
+    address = f"/admin/ops/approval/{ids.new()}/grant/"
+    assert (second.get(address).status_code, second.post(address).status_code) == (404, 404)
+    assert second.post("/admin/ops/approval/x%00y/grant/").status_code == 404
+
+
+def test_what_is_asked_is_shown_as_text_line_by_line(root: Client, second: Client) -> None:
+    nasty = "<script>alert(1)</script>"
+    asked = asked_by_root(changes=[f"{nasty} input: 1 to 2", "b", "c", "d", "e", "f"], **{nasty: nasty})
+    shown = [desk.read(second, desk.page(asked)), desk.read(second, desk.page(asked, "grant"))]
+    listed = desk.read(second, desk.listing(Approval))
+    for each in (*shown, listed):
+        assert "<script>alert" not in each.text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; input: 1 to 2<br>b<br>c<br>d<br>" in each.text
+    assert "and 3 more<br>" in listed.text
+    assert all("e<br>f<br>" in each.text for each in shown)
+
+
+def test_open_questions_come_first_and_can_be_listed_alone(root: Client, second: Client) -> None:
+    asked = [asked_by_root() for _ in range(3)]
+    desk.send(second, desk.page(asked[2], "grant"))
+    listed = desk.read(second, desk.listing(Approval))
+    assert [row.pk for row in listed.rows] == [asked[1].pk, asked[0].pk, asked[2].pk]
+    assert listed.text.count("root@example.com") == 3
+    assert "granted by clerk@example.com" in listed.text
+    waiting = desk.read(second, desk.listing(Approval), decided_at__isempty="1")
+    assert [row.pk for row in waiting.rows] == [asked[1].pk, asked[0].pk]
+
+
+def test_names_of_people_cost_one_query_for_a_whole_list(root: Client) -> None:
+    asked_by_root()
+    few = desk.read(root, desk.listing(Approval))
+    for number in range(59):
+        desk.superuser(f"p{number}@example.com")
+        by = desk.actor(f"p{number}@example.com")
+        approvals.ask(kind="credit", subject_id=ids.new(), by=by, details={})
+    many = desk.read(root, desk.listing(Approval))
+    assert (len(few.rows), len(many.rows)) == (1, 50)
+    assert len(few.queries) == len(many.queries)
+    assert "p58@example.com" in many.text
+
+
+def test_who_is_no_person_of_ours_is_named_as_well_as_can_be(root: Client) -> None:
+    for by in (
+        world.BY,
+        Actor(kind="user", id="typed@example.com", label="x"),
+        Actor(kind="key", id="key_1", label="x"),
+    ):
+        approvals.ask(kind="credit", subject_id=ids.new(), by=by, details={})
+    text = desk.read(root, desk.listing(Approval)).text
+    assert re.findall(r'class="field-asker">(.*?)</td>', text) == ["key_1", "typed@example.com", "system"]
