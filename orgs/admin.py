@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 from core import clock
 from core.admin import BooksAdmin, ReadInline, VerbAdmin, for_each
-from orgs import audit, keys, members, organizations, permissions
+from orgs import audit, keys, members, organizations, permissions, projects
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, Member, Organization, Project, Role, User
 
@@ -181,12 +181,42 @@ class RoleAdmin(VerbAdmin[Role]):
 
 
 @admin.register(Project)
-class ProjectAdmin(BooksAdmin[Project]):
-    """Parts of organizations."""
+class ProjectAdmin(VerbAdmin[Project]):
+    """Parts of organizations. Archiving is an action; the row stays."""
 
-    list_display = ("name", "organization", "created_at", "archived_at")
+    list_display = ("shown_id", "name", "organization", "created_at", "archived_at")
+    list_filter = (("archived_at", admin.EmptyFieldListFilter),)
     list_select_related = ("organization",)
     search_fields = ("=name", "=organization__slug")
+    fields = ("organization", "name", "created_at", "archived_at")
+    autocomplete_fields = ("organization",)
+    actions = ("archive",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> tuple[str, ...]:
+        """Once made, only the name of a project can change."""
+        return ("created_at", "archived_at") if obj is None else ("organization", "created_at", "archived_at")
+
+    def has_change_permission(self, request: HttpRequest, obj: Project | None = None) -> bool:
+        """An archived project is history."""
+        return (obj is None or obj.archived_at is None) and super().has_change_permission(request, obj)
+
+    def keep(self, request: HttpRequest, row: Project, *, form: ModelForm[Project], new: bool) -> Project:
+        """Make a project or give it another name."""
+        by = actor(request)
+        if new:
+            return projects.create(organization=row.organization, name=row.name, by=by)
+        return projects.rename(organization=row.organization, project_id=row.pk, name=row.name, by=by)
+
+    @admin.action(description="Archive: no new keys", permissions=["change"])
+    def archive(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        """Archive the chosen projects."""
+        by = actor(request)
+        for_each(
+            self,
+            request,
+            queryset,
+            lambda row: projects.archive(organization=row.organization, project_id=row.pk, by=by),
+        )
 
 
 @admin.register(ApiKey)

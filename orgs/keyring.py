@@ -11,7 +11,7 @@ from uuid import UUID
 
 from core import ids
 from core.errors import InvalidCursor, NotFound, ScopeMissing
-from orgs import addresses, keys, permissions
+from orgs import addresses, keys, permissions, projects
 from orgs.keys import IssuedKey
 from orgs.models import ApiKey, Kind, OfOrganization, Organization, User
 from orgs.principals import Principal
@@ -19,13 +19,14 @@ from orgs.principals import Principal
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A key that a customer asks for; empty lists limit nothing."""
+    """A key that a customer asks for; empty lists limit nothing. ``project`` is an id on the wire."""
 
     name: str
     scopes: Collection[str] = ()
     models: Collection[str] = ()
     cidrs: Collection[str] = ()
     expires_at: datetime | None = None
+    project: str | None = None
 
 
 def page(*, principal: Principal, limit: int, after: str | None) -> tuple[list[ApiKey], bool]:
@@ -66,13 +67,27 @@ def issue(*, principal: Principal, wish: Wish) -> IssuedKey:
         by=principal.actor,
         organization=Organization.objects.get(pk=principal.organization_id),
         user=person if principal.is_personal else None,
-        project_id=principal.project_id,
+        project_id=_project(principal, wish),
         scopes=wish.scopes,
         models=wish.models,
         cidrs=wish.cidrs,
         expires_at=wish.expires_at,
         created_by=person,
     )
+
+
+def _project(principal: Principal, wish: Wish) -> UUID | None:
+    """The project that a wished key belongs to: the one named, else the principal's own.
+
+    Raises ``OutOfRange`` for one that is not there to be named, ``ScopeMissing`` for another than the principal's.
+    """
+    if wish.project is None:
+        return principal.project_id
+    assert principal.organization_id is not None
+    found = projects.find_open(organization_id=principal.organization_id, shown=wish.project)
+    if principal.project_id not in {None, found.pk}:
+        raise ScopeMissing("This key is limited to its project and cannot pass on others.", param="project")
+    return found.pk  # type: ignore[no-any-return]
 
 
 def rotate(*, principal: Principal, key_id: str) -> IssuedKey:

@@ -151,6 +151,7 @@ def issue(
             "models": key.allowed_models,
             "cidrs": key.cidrs,
             "organizations": [ids.show("org", each) for each in key.organizations],
+            "project": None if project_id is None else ids.show("proj", project_id),
         }
         audit.note(actor=by, verb="key.issued", subject=key, organization=organization, details=details)
         caches.bump()
@@ -206,9 +207,14 @@ def verify(secret: str) -> KeyFacts:
     if not well_formed(secret):
         raise InvalidApiKey
     key = _by_digest.get(digest(secret))
-    if key is None or key.revoked or (key.expires_at is not None and key.expires_at <= clock.now()):
+    if key is None or not is_good(key):
         raise InvalidApiKey
     return key
+
+
+def is_good(key: KeyFacts) -> bool:
+    """Whether a key still works: neither revoked nor past its end."""
+    return not key.revoked and (key.expires_at is None or key.expires_at > clock.now())
 
 
 def find(key_ids: Collection[UUID]) -> dict[UUID, KeyFacts]:

@@ -124,6 +124,9 @@ class NewKeySerializer(serializers.Serializer[Any]):
         help_text="Networks it may be used from, as 203.0.113.0/24; empty for all.",
     )
     expires_at = serializers.IntegerField(required=False, allow_null=True, help_text="Unix seconds; absent: never.")
+    project = serializers.CharField(
+        required=False, allow_null=True, help_text="Id of the project it belongs to; absent: that of the calling key."
+    )
 
 
 def read_wish(body: Mapping[str, Any]) -> Wish:
@@ -142,7 +145,15 @@ def read_wish(body: Mapping[str, Any]) -> Wish:
         models=_texts(body, "models"),
         cidrs=_texts(body, "cidrs"),
         expires_at=_instant(body, "expires_at"),
+        project=_text(body, "project"),
     )
+
+
+def _text(body: Mapping[str, Any], field: str) -> str | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, str):
+        raise InvalidType(f"{field} must be a string.", param=field)
+    return value
 
 
 def _texts(body: Mapping[str, Any], field: str) -> list[str]:

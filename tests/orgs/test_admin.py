@@ -87,7 +87,7 @@ def test_an_organizations_page_shows_members_and_keys_in_as_many_queries_for_man
     assert "many0@example.com" not in text
 
 
-@pytest.mark.parametrize("model", [Organization, Project, ApiKey, AuditEntry])
+@pytest.mark.parametrize("model", [Organization, ApiKey, AuditEntry])
 def test_what_is_only_read_cannot_be_added_changed_or_deleted(desk: Client, model: Any) -> None:
     fill(1, prefix="x")
     row = model.objects.first()
@@ -99,7 +99,7 @@ def test_what_is_only_read_cannot_be_added_changed_or_deleted(desk: Client, mode
     assert list(model.objects.order_by("pk").values()) == before
 
 
-@pytest.mark.parametrize("model", [Member, Role, User])
+@pytest.mark.parametrize("model", [Member, Project, Role, User])
 def test_nothing_else_is_deleted_either(desk: Client, model: Any) -> None:
     fill(1, prefix="x")
     row = model.objects.order_by("pk").first()
@@ -167,6 +167,25 @@ def test_a_member_is_added_changed_and_removed_through_the_verbs(desk: Client) -
     assert [row.verb for row in trail] == ["member.added", "member.role_changed", "member.removed"]
     assert {row.actor_label for row in trail} == {"root@example.com"}
     assert desk.post(page(Member, "change", member.pk), {"role": roles["owner"]}).status_code == 403
+
+
+def test_a_project_is_made_renamed_and_archived_through_the_verbs(desk: Client) -> None:
+    acme = world.organization()
+    assert desk.post(page(Project, "add"), {"organization": acme.pk, "name": "apollo"}).status_code == 302
+    project = Project.objects.get(organization=acme)
+    refused = desk.post(page(Project, "add"), {"organization": acme.pk, "name": " apollo "}, follow=True)
+    assert "project of that name exists" in refused.content.decode().lower()
+    desk.post(page(Project, "change", project.pk), {"name": "gemini"})
+    desk.post(page(Project), {"action": "archive", "_selected_action": [project.pk]})
+    project.refresh_from_db()
+    assert (project.name, project.archived_at is not None, Project.objects.count()) == ("gemini", True, 1)
+    trail = AuditEntry.objects.filter(subject_id=ids.show("proj", project.pk)).order_by("at")
+    assert [(row.verb, row.actor_label, row.organization_id) for row in trail] == [
+        ("project.created", "root@example.com", acme.pk),
+        ("project.renamed", "root@example.com", acme.pk),
+        ("project.archived", "root@example.com", acme.pk),
+    ]
+    assert desk.post(page(Project, "change", project.pk), {"name": "mercury"}).status_code == 403
 
 
 def test_what_a_verb_refuses_is_said_and_nothing_is_stored(desk: Client) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
@@ -72,6 +73,7 @@ def test_the_log_filter_knows_the_shape() -> None:
 
 
 @pytest.mark.django_db
+@proves("A07", guard="checksums_are_checked_first")
 @pytest.mark.parametrize("secret", ["", "dtk_", "sk-abc", "dtk_" + "0" * 49, "ключ", "dtk_" + "\x00" * 49])
 def test_a_malformed_secret_is_refused_before_anything_is_looked_up(
     secret: str, django_assert_num_queries: Any
@@ -84,6 +86,29 @@ def test_a_malformed_secret_is_refused_before_anything_is_looked_up(
 def test_a_well_formed_secret_that_nobody_issued_is_refused() -> None:
     with pytest.raises(InvalidApiKey):
         keys.verify(keys.new_secret())
+
+
+@proves("A07", guard="only_the_digest_is_stored")
+def test_how_near_a_guess_comes_shows_in_nothing_that_is_compared(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: bytes(range(1, count + 1)))
+    issued = world.organization_key(world.organization())
+    stored = keys.digest(issued.secret)
+    for place in range(len(keys.PREFIX), len(keys.PREFIX) + keys.BODY_LENGTH):
+        body = issued.secret[: -keys.CHECK_LENGTH]
+        near = body[:place] + ("a" if body[place] != "a" else "b") + body[place + 1 :]
+        guess = near + keys._checksum(near)
+        assert keys.well_formed(guess)
+        with CaptureQueriesContext(connection) as asked, pytest.raises(InvalidApiKey):
+            keys.verify(guess)
+        # One look-up of the guess as a whole, whichever character is wrong.
+        looked_up = [query["sql"] for query in asked.captured_queries if "api_key" in query["sql"]]
+        assert len(looked_up) == 1
+        assert f"\\x{keys.digest(guess).hex()}" in looked_up[0]
+        # What is compared begins as differently as any two digests do.
+        assert keys.digest(guess)[:2] != stored[:2], place
+    assert keys.verify(issued.secret).id == issued.key.pk
 
 
 @pytest.mark.django_db

@@ -164,6 +164,7 @@ def test_no_column_can_be_set_that_the_body_does_not_document() -> None:
         "scopes": [],
         "cidrs": [],
         "expires_at": None,
+        "project": None,
     }
     answer = manager(acme).post("/v1/keys", body)
     assert answer.status_code == 201, answer.content
