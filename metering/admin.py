@@ -1,31 +1,51 @@
-"""The desk's pages of how much: the catalog and its prices, usage, failed requests, quarantine. All of it is read only.
+"""The desk's pages of how much: the catalog and its prices, usage, failed requests, quarantine.
+
+All of it is read only; drafts of prices have buttons for the verbs of ``metering.pricebook``.
 
 Rows whose database key is ``(organization_id, id)`` have pages at ``organization:id`` and lists of
 one organization at a time, newest first, so every page is one range of that key.
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 
+from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.paginator import Paginator
-from django.db.models import Model, Q, QuerySet
+from django.db import DatabaseError, transaction
+from django.db.models import Count, Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from core import clock, ids, money
-from core.admin import BooksAdmin, QuickList
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
+from core.errors import ApiError
 from core.fields import IdField
-from metering import catalog, partitions, rating, usage
+from core.http import from_exception
+from core.markup import (
+    NOTHING,
+    as_text,
+    link,
+    link_to,
+    paragraphs,
+    percent,
+    refer,
+    signed,
+    stamp,
+    table,
+    verbatim,
+)
+from metering import catalog, partitions, pricebook, quarantine, rating, usage
 from metering.models import (
     CatalogModel,
     Price,
@@ -37,6 +57,9 @@ from metering.models import (
     UsageClaim,
     UsageRecord,
 )
+from ops import approvals
+from ops.admin import SUBJECTS, question_table, questions, second_person
+from orgs.admin import actor
 from orgs.models import Organization
 
 M = TypeVar("M", bound=Model)
@@ -45,22 +68,15 @@ ORGANIZATION: Final = "organization"
 ORGANIZATIONS_SHOWN = 20
 MONTHS_SHOWN = 12
 VERSIONS_SHOWN = 100
-# As Django shows an empty column.
-NOTHING: Final = "-"
-
-_NUMBER = re.compile(r"-?[0-9][0-9,]*(\.[0-9]+)?", re.ASCII)
+CHANGES_SHOWN = 200
+TOUCHED_SHOWN = 100
+# About ten seconds' worth.
+TOUCHED_RECORDS_MAX = 250_000
+REPORT_SHOWN = 20_000
+# In the address of a draft's page: work out what it would have cost.
+TOUCHED: Final = "touched"
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})", re.ASCII)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-
-
-def link(page: str, address: object, text: object) -> SafeString:
-    """A link to a row's page; ``page`` is app and model as in ``orgs_apikey``."""
-    return format_html('<a href="{}">{}</a>', reverse(f"admin:{page}_change", args=[address]), text)
-
-
-def refer(page: str, prefix: str, key: UUID | None) -> str:
-    """A link that shows the id of the row it leads to."""
-    return NOTHING if key is None else link(page, key, ids.show(prefix, key))
 
 
 def address(prefix: str, organization_id: UUID, key: UUID) -> str:
@@ -71,33 +87,6 @@ def address(prefix: str, organization_id: UUID, key: UUID) -> str:
 def list_of(page: str, organization: Organization) -> str:
     """The address of the list of an organization's rows."""
     return f"{reverse(f'admin:{page}_changelist')}?{ORGANIZATION}={organization.slug}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> SafeString:
-    """A table; every cell is escaped unless ``format_html`` made it, and columns of numbers are aligned as such."""
-    body = [[NOTHING if cell is None else str(cell) for cell in row] for row in rows]
-    kinds = [
-        "number" if body and all(row[place] == NOTHING or _NUMBER.fullmatch(row[place]) for row in body) else "text"
-        for place in range(len(heads))
-    ]
-    lines = ((format_html_join("", '<td class="{}">{}</td>', zip(kinds, row, strict=True)),) for row in body)
-    return format_html(
-        "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>",
-        format_html_join("", '<th scope="col" class="{}">{}</th>', zip(kinds, heads, strict=True)),
-        format_html_join("", "<tr>{}</tr>", lines),
-    )
-
-
-def as_text(document: object) -> str:
-    """A JSON document to be read."""
-    if document is None:
-        return NOTHING
-    return format_html("<pre>{}</pre>", json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def stamp(at: datetime) -> str:
-    """An instant to the second, in UTC."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def find_organization(text: str) -> Organization | None:
@@ -111,24 +100,6 @@ def find_organization(text: str) -> Organization | None:
         return Organization.objects.filter(pk=ids.read("org", text)).first()
     except ValueError:
         return Organization.objects.filter(slug=text.lower()).first()
-
-
-def presence(title: str, *, absent: str, present: str) -> type[admin.EmptyFieldListFilter]:
-    """A filter by whether a column holds anything, in the words of what that means."""
-
-    class Presence(admin.EmptyFieldListFilter):
-        """Named choices."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.title = title
-
-        def choices(self, changelist: ChangeList) -> Any:
-            """All, absent, present."""
-            for choice, text in zip(super().choices(changelist), ("All", absent, present), strict=True):
-                yield {**choice, "display": text}
-
-    return Presence
 
 
 class OrganizationFilter(admin.SimpleListFilter):
@@ -240,7 +211,7 @@ class KeyedAdmin(BooksAdmin[M]):
     change_list_template = "admin/of_organization.html"
     # Columns that lists do without.
     not_listed: tuple[str, ...] = ()
-    list_filter = (OrganizationFilter, MonthFilter)
+    list_filter: ClassVar[Any] = (OrganizationFilter, MonthFilter)
     sortable_by = ()
     # The box is shown only with a field named here; what it finds is up to ``find``.
     search_fields = ("pk",)
@@ -252,10 +223,9 @@ class KeyedAdmin(BooksAdmin[M]):
         assert isinstance(key, IdField)
         return key.prefix
 
-    @property
-    def page(self) -> str:
-        """App and model, as addresses name them."""
-        return f"{self.opts.app_label}_{self.opts.model_name}"
+    def address_of(self, row: Any) -> str:
+        """By both columns of the key."""
+        return address(self.prefix, row.organization_id, row.pk)
 
     def url_of(self, organization_id: UUID, key: UUID) -> str:
         """Where a row's page is."""
@@ -602,20 +572,243 @@ class PriceAdmin(BooksAdmin[Price]):
         return as_text(row.rates)
 
 
-@admin.register(PriceDraft)
-class PriceDraftAdmin(BooksAdmin[PriceDraft]):
-    """Prices that somebody means to publish."""
+SUBJECTS[pricebook.APPROVAL] = ("metering_pricedraft", "draft")
 
-    list_display = ("shown_id", "state", "source", "created_by", "created_at", "publish_at", "settled_by", "settled_at")
+
+def change_table(changes: Sequence[pricebook.Change]) -> SafeString:
+    """What a draft changes against what is in force; what takes a second person stands first and says so."""
+    if not changes:
+        return paragraphs("Nothing: these prices are those in force.")
+    limit = settings.PRICE_APPROVAL_PERCENT
+    beyond = set(pricebook.beyond_limit(changes))
+    ordered = sorted(changes, key=lambda one: one not in beyond)
+    shown = ordered[:CHANGES_SHOWN]
+    rows = [
+        (
+            one.model,
+            one.where.replace("_", " "),
+            None if one.before is None else money.plain(one.before),
+            None if one.after is None else money.plain(one.after),
+            None if one.difference is None else signed(one.difference),
+            None if one.percent is None else f"{signed(one.percent)} %",
+            judgement(one, beyond=one in beyond),
+        )
+        for one in shown
+    ]
+    models = len({one.model for one in changes})
+    told = f"{len(changes):,} rate{'s' * (len(changes) != 1)} of {models:,} model{'s' * (models != 1)} change."
+    if beyond:
+        told += f" {len(beyond):,} of them by more than {limit} %, or from or to nothing: a second person has to agree."
+    else:
+        told += f" None by more than {limit} %: one person may publish them."
+    heads = ("model", "rate", "in force (USD)", "draft (USD)", "difference (USD)", "change", "what that means")
+    more = "" if len(ordered) <= CHANGES_SHOWN else paragraphs(f"The first {CHANGES_SHOWN}; there are more.")
+    marked = [place for place, one in enumerate(shown) if one in beyond]
+    rates = paragraphs(told, "Rates are per 1M tokens, fees each.")
+    return format_html("{}{}{}", rates, table(heads, rows, marked=marked), more)
+
+
+def judgement(change: pricebook.Change, *, beyond: bool) -> str:
+    """A change in words."""
+    if change.before is None:
+        said = "new"
+    elif change.after is None:
+        said = "no price any more"
+    elif not change.before:
+        said = "was free"
+    elif not change.after:
+        said = "becomes free"
+    else:
+        said = "dearer" if change.after > change.before else "cheaper"
+    return f"{said}, beyond the limit" if beyond else said
+
+
+def touched_table(rows: Sequence[pricebook.Touched]) -> SafeString:
+    """What organizations paid last month and would have paid, those with the greatest difference first."""
+    if not rows:
+        return paragraphs("Nobody used these models last month.")
+    place = reverse("admin:metering_usagerecord_changelist")
+    lines = [
+        (
+            link_to(f"{place}?{urlencode({ORGANIZATION: one.organization})}", one.organization),
+            f"{one.records:,}",
+            money.plain(one.before_usd),
+            money.plain(one.after_usd),
+            signed(one.after_usd - one.before_usd),
+            percent(one.after_usd - one.before_usd, one.before_usd, sign=True),
+        )
+        for one in rows[:TOUCHED_SHOWN]
+    ]
+    before = sum((one.before_usd for one in rows), money.ZERO)
+    after = sum((one.after_usd for one in rows), money.ZERO)
+    records = sum(one.records for one in rows)
+    foot = (
+        f"all {len(rows):,}", f"{records:,}", money.plain(before), money.plain(after),
+        signed(after - before), percent(after - before, before, sign=True),
+    )  # fmt: skip
+    heads = ("organization", "records", "paid (USD)", "under the draft (USD)", "difference (USD)", "change")
+    more = "" if len(rows) <= TOUCHED_SHOWN else paragraphs(f"The first {TOUCHED_SHOWN}; the last line counts all.")
+    return format_html("{}{}", table(heads, lines, foot=foot), more)
+
+
+class When(forms.DateTimeField):
+    """An instant in UTC, to the minute."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local", "step": 60}, format="%Y-%m-%dT%H:%M")
+
+    def validate(self, value: Any) -> None:
+        """Nothing that an id cannot carry."""
+        super().validate(value)
+        if value is not None and value < clock.from_unix(0):
+            raise forms.ValidationError("That is before anything was recorded.")
+
+
+class ScheduleForm(forms.Form):
+    """When a draft is to be published."""
+
+    at = When(label="publish at (UTC)", help_text="Its prices still start at the times that stand in its lines.")
+
+
+def is_open(row: PriceDraft) -> bool:
+    """Whether a draft can still be published or given up."""
+    return row.state in {PriceDraft.State.OPEN, PriceDraft.State.SCHEDULED}
+
+
+def _publish(request: HttpRequest, row: PriceDraft, _: dict[str, Any]) -> Done:
+    try:
+        prices = pricebook.publish(row, by=actor(request))
+    except (approvals.ApprovalNeeded, approvals.Refused):
+        return Done(second_person(pricebook.APPROVAL, row.pk), level=messages.WARNING)
+    return Done(f"Published: {len(prices):,} price{'s' * (len(prices) != 1)}.")
+
+
+def _schedule(request: HttpRequest, row: PriceDraft, told: dict[str, Any]) -> Done:
+    pricebook.schedule(row, at=told["at"], by=actor(request))
+    scheduled = f"It will be published at {stamp(told['at'])} UTC."
+    if any(asked.decided_at is None for asked in questions(kind=pricebook.APPROVAL, subject_id=row.pk)):
+        told_why = second_person(pricebook.APPROVAL, row.pk)
+        return Done(format_html("{} But: {}", scheduled, told_why), level=messages.WARNING)
+    return Done(scheduled)
+
+
+def _discard(request: HttpRequest, row: PriceDraft, _: dict[str, Any]) -> Done:
+    pricebook.discard(row, by=actor(request))
+    return Done("Discarded.")
+
+
+def _changes(row: PriceDraft) -> list[Section]:
+    return [Section("What it changes", change_table(pricebook.diff(row)))]
+
+
+class DraftList(QuickList):
+    """Drafts with how many prices each has: one query more for the page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the page and count the lines of its drafts."""
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        lines = PriceDraftLine.objects.filter(draft__in=[row.pk for row in self.result_list]).order_by()
+        counts = dict(lines.values_list("draft_id").annotate(Count("pk")))
+        for row in self.result_list:
+            row.line_count = counts.get(row.pk, 0)
+
+
+@admin.register(PriceDraft)
+class PriceDraftAdmin(ActsAdmin[PriceDraft]):
+    """Prices that somebody means to publish: what they would change, for whom, and the buttons for it."""
+
+    list_display = (
+        *("shown_id", "state", "source", "prices", "created_by", "created_at"),
+        *("publish_at", "settled_by"),
+    )
     list_filter = ("state",)
     sortable_by = ()
     search_fields = ("source",)
     search_help_text = "A draft_ id, or part of the source."
-    fieldsets: ClassVar[Any] = (
-        (None, {"fields": ("shown_id", "state", "source", "report", "created_by", "created_at")}),
-        ("Publication", {"fields": ("publish_at", "settled_by", "settled_at")}),
-        ("Prices", {"fields": ("lines",)}),
+    acts = (
+        Act(
+            "publish",
+            "Publish",
+            "All of its prices are published, for ever: a price can later be corrected, but never taken away.",
+            _publish,
+            facts=_changes,
+            possible=is_open,
+        ),
+        Act(
+            "schedule",
+            "Schedule",
+            "It is published by itself at that time, if by then it needs no second person or one has agreed.",
+            _schedule,
+            form=ScheduleForm,
+            facts=_changes,
+            possible=is_open,
+        ),
+        Act(
+            "discard",
+            "Discard",
+            "It will never be published. Nothing that is in force changes.",
+            _discard,
+            possible=is_open,
+        ),
     )
+
+    def get_fieldsets(self, request: HttpRequest, obj: PriceDraft | None = None) -> Any:
+        """What it would change and whom it touches, as long as it can be published."""
+        shown = [
+            (None, {"fields": ("shown_id", "state", "source", "prices", "created_by", "created_at")}),
+            ("Publication", {"fields": ("publish_at", "settled_by", "settled_at", "approval")}),
+            ("Report", {"fields": ("report_text",)}),
+        ]
+        if obj is not None and is_open(obj):
+            touched = "touched" if TOUCHED in request.GET else "touched_link"
+            shown += [
+                ("What it changes", {"fields": ("changes",)}),
+                ("Whom it touches: last month under these prices", {"fields": (touched,)}),
+            ]
+        return [*shown, ("Prices", {"fields": ("lines",)})]
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
+        """With the number of prices."""
+        return DraftList
+
+    @admin.display(description="prices")
+    def prices(self, row: PriceDraft) -> str:
+        """How many."""
+        known: int | None = getattr(row, "line_count", None)
+        return f"{PriceDraftLine.objects.filter(draft=row).count() if known is None else known:,}"
+
+    @admin.display(description="second person")
+    def approval(self, row: PriceDraft) -> str:
+        """What was asked and decided about it."""
+        asked = questions(kind=pricebook.APPROVAL, subject_id=row.pk)
+        return question_table(asked) if asked else "Nobody was asked."
+
+    @admin.display(description="report")
+    def report_text(self, row: PriceDraft) -> str:
+        """What the importer did not take, and why it was not published."""
+        if len(row.report) <= REPORT_SHOWN:
+            return verbatim(row.report) if row.report else NOTHING
+        return format_html("{}{}", verbatim(row.report[:REPORT_SHOWN]), paragraphs("It goes on."))
+
+    @admin.display(description="changes")
+    def changes(self, row: PriceDraft) -> str:
+        """Against what is in force where its prices begin."""
+        return change_table(pricebook.diff(row))
+
+    @admin.display(description="last month")
+    def touched_link(self, row: PriceDraft) -> str:
+        """It reads a month of records, so only who asks for it gets it."""
+        place = f"{self.place_of(row)}?{TOUCHED}=1"
+        return format_html("{} (reads last month's records of its models)", link_to(place, "Work it out"))
+
+    @admin.display(description="last month")
+    def touched(self, row: PriceDraft) -> str:
+        """What it would have cost whom."""
+        try:
+            with transaction.atomic():
+                return touched_table(pricebook.touched(row, records_max=TOUCHED_RECORDS_MAX))
+        except (ApiError, DatabaseError) as error:
+            return paragraphs(f"It could not be worked out here: {from_exception(error)}")
 
     @admin.display(description="lines")
     def lines(self, row: PriceDraft) -> str:
@@ -636,7 +829,7 @@ class PriceDraftAdmin(BooksAdmin[PriceDraft]):
             for line in found[:VERSIONS_SHOWN]
         ]
         heads = ("model", "from (UTC)", "to (UTC)", "input / output (USD per 1M)", "corrects", "source")
-        more = "" if len(found) <= VERSIONS_SHOWN else f"The first {VERSIONS_SHOWN}; there are more."
+        more = "" if len(found) <= VERSIONS_SHOWN else paragraphs(f"The first {VERSIONS_SHOWN}; there are more.")
         return format_html("{}{}", table(heads, rows), more) if rows else NOTHING
 
 
@@ -790,6 +983,33 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
         *("shown_id", "reason", "detail", "organization", "scope", "model", "event_id", "age"),
         *("occurred_at", "recorded_at", "resolved_at", "reporter", "print_text", "event_text"),
     )
+
+    def summary(self, request: HttpRequest) -> str:
+        """The models that open events wait for, the longest wait first."""
+        waits = sorted(quarantine.waits(), key=lambda wait: (wait.oldest, -wait.events))
+        if not waits:
+            return paragraphs("No event waits.")
+        place, now = reverse("admin:metering_quarantine_changelist"), clock.now()
+        rows = [
+            (
+                link_to(f"{place}?{urlencode({'model': wait.model, 'resolved_at__isempty': '1'})}", wait.model),
+                f"{wait.events:,}{' or more' * wait.more}",
+                timesince(wait.oldest, now),
+            )
+            for wait in waits
+        ]
+        more = (
+            paragraphs(f"The first {len(waits)} models; there may be more.")
+            if len(waits) >= quarantine.WAITS_MAX
+            else ""
+        )
+        backlog = quarantine.backlog(most=quarantine.COUNTED_MAX)
+        first = f"Of the first {backlog.rows:,}, " if backlog.rows == quarantine.COUNTED_MAX else ""
+        said = [f"{first}{backlog.told(now)}."]
+        limit = settings.QUARANTINE_ALERT_DAYS
+        if min(wait.oldest for wait in waits) < now - timedelta(days=limit):
+            said.append(f"Usage has waited for more than {limit} days: give it a price or an owner, or withdraw it.")
+        return format_html("{}{}{}", paragraphs(*said), table(("open, by model", "events", "the oldest"), rows), more)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Quarantine], search_term: str

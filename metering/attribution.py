@@ -17,7 +17,10 @@ Reason = Quarantine.Reason
 
 
 class Attributed(NamedTuple):
-    """An event and whose it is. ``payer_id`` names the wallet."""
+    """An event and whose it is.
+
+    ``payer_id`` names the wallet, ``fallback_id`` the caller's personal one, which may pay instead.
+    """
 
     place: int
     event: Event
@@ -27,6 +30,8 @@ class Attributed(NamedTuple):
     member_id: UUID | None
     project_id: UUID | None
     fingerprint: bytes
+    authorization_id: UUID | None = None
+    fallback_id: UUID | None = None
 
     @property
     def scope(self) -> str:
@@ -82,7 +87,7 @@ def attribute(
     slugs = {_slug(event) for event in events}
     organizations_by_slug = organizations.find_slugs({slug for slug in slugs if slug is not None})
     key_ids: dict[str | None, UUID | None] = {
-        event.api_key_id: _key_id(event.api_key_id) for event in events if event.api_key_id
+        event.api_key_id: _read("key", event.api_key_id) for event in events if event.api_key_id
     }
     keys_by_id = keys.find([key_id for key_id in key_ids.values() if key_id is not None])
     named = {
@@ -172,6 +177,8 @@ def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) 
         member_id=who.member.id if who.member else None,
         project_id=key.project_id if key else None,
         fingerprint=fingerprint(event, organization=organization_id.bytes, key=key.id.bytes if key else None),
+        authorization_id=_read("auth", event.authorization_id) if event.authorization_id else None,
+        fallback_id=key.organization_id if key and key.user_id and key.organization_id != organization_id else None,
     )
 
 
@@ -180,9 +187,10 @@ def _slug(event: Event) -> str | None:
     return (event.organization or "").strip().lower() or None
 
 
-def _key_id(text: str) -> UUID | None:
+def _read(prefix: str, text: str) -> UUID | None:
+    """An id as shown; one that cannot be read names nothing."""
     try:
-        return ids.read("key", text)
+        return ids.read(prefix, text)
     except ValueError:
         return None
 

@@ -1,14 +1,18 @@
 """The catalog: models, their aliases and their dated prices. The only module that writes either table.
 
 Prices are appended and never changed. The version in force at an instant is the one that began
-last, unless it has ended; so a later version closes an earlier one without touching its row.
+last, unless it has ended; so a later version closes an earlier one without touching its row. Each
+is kept with a digest of all that it says, so a row that was changed behind its trigger is found.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from core import clock
@@ -17,6 +21,10 @@ from metering.models import CatalogModel, Price
 from orgs import caches
 
 FORMAT = "tollbook/catalog-1"
+# What a model's columns hold, and what can be meant.
+TOKENS_MAX = 2**53
+STOPS_MAX = 1000
+UNIX_MAX = clock.to_unix(datetime(2200, 1, 1, tzinfo=UTC))
 
 
 class BadCatalog(ValueError):
@@ -71,6 +79,15 @@ def in_force(versions: Sequence[Version], at: datetime) -> Version | None:
     return None
 
 
+def earliest_start() -> datetime:
+    """From when a change can hold that is chosen by when a request happened: prices, and rules on them.
+
+    Two cache lives from now, so that every process knows it by then (decisions 5), and beyond what
+    may already have been charged, since events may carry a time somewhat ahead of ours.
+    """
+    return caches.earliest_change() + timedelta(seconds=settings.EVENT_AHEAD_MAX_SECONDS)
+
+
 def _load(keys: Collection[str]) -> Mapping[str, Listing]:
     listing = Listing(list(CatalogModel.objects.all()), list(Price.objects.order_by("revision")))
     return dict.fromkeys(keys, listing)
@@ -87,13 +104,14 @@ def listing() -> Listing:
 
 
 class Loaded(NamedTuple):
-    """What loading a document did."""
+    """What loading a document did, or would have done; ``added`` are the prices themselves."""
 
     models_added: int
     models_changed: int
     prices_added: int
     prices_known: int
     late: Sequence[str]
+    added: Sequence[Price]
 
 
 @transaction.atomic
@@ -112,7 +130,8 @@ def load(document: Mapping[str, Any], *, publish: bool = True, skip_late: bool =
     published: dict[UUID, list[Price]] = {}
     for price in Price.objects.order_by("effective_from", "revision"):
         published.setdefault(price.model_id, []).append(price)
-    added = changed = prices_added = prices_known = 0
+    added = changed = prices_known = 0
+    prices: list[Price] = []
     late = []
     told: set[str] = set()
     for entry in document["models"]:
@@ -141,20 +160,20 @@ def load(document: Mapping[str, Any], *, publish: bool = True, skip_late: bool =
                 late.append(str(refusal))
                 continue
             if new:
-                price.save(force_insert=True)
-            prices_added += new
+                _insert(price)
+                prices.append(price)
             prices_known += not new
     if not publish:
         transaction.set_rollback(True)
-    elif added or changed or prices_added:
+    elif added or changed or prices:
         caches.bump()
-    return Loaded(added, changed, prices_added, prices_known, late)
+    return Loaded(added, changed, len(prices), prices_known, late, prices)
 
 
 def _is_new(slug: str, price: Price, published: Sequence[Price]) -> bool:
     """Whether a price is to be added; a known one is told again.
 
-    A new one may begin where none is in force, or two cache lives from now. Raises ``BadCatalog``.
+    A new one may begin where none is in force, or at the earliest start. Raises ``BadCatalog``.
     """
     told = next((known for known in published if known.effective_from == price.effective_from), None)
     if told is not None:
@@ -164,7 +183,7 @@ def _is_new(slug: str, price: Price, published: Sequence[Price]) -> bool:
     versions = [
         Version(known.id, known.effective_from, known.effective_to, rating.RateCard((), {}, 0)) for known in published
     ]
-    soonest = caches.earliest_change()
+    soonest = earliest_start()
     if in_force(versions, price.effective_from) is not None and price.effective_from < soonest:
         raise BadCatalog(f"{slug}: a price is in force at {price.effective_from}; a new one starts after {soonest}")
     return True
@@ -184,8 +203,43 @@ def append(price: Price) -> None:
         price.active_from = caches.earliest_change()
     elif not _is_new(price.model.slug, price, published):
         raise BadCatalog(f"{price.model.slug}: this price is published already")
-    price.save(force_insert=True)
+    _insert(price)
     caches.bump()
+
+
+def _insert(price: Price) -> None:
+    price.digest = digest(price)
+    price.save(force_insert=True)
+
+
+def digest(price: Price) -> bytes:
+    """SHA-256 of all that a version says, in one spelling; what its row kept when it was published.
+
+    Rate cards hold no fractions (rates are strings), so the database gives them back as they were.
+    """
+    told = {
+        "format": "tollbook/price-1",
+        "id": str(price.id),
+        "model": str(price.model_id),
+        "effective_from": _spelled(price.effective_from),
+        "effective_to": _spelled(price.effective_to),
+        "revision": price.revision,
+        "active_from": _spelled(price.active_from),
+        "rates": price.rates,
+        "source": price.source,
+        "created_at": _spelled(price.created_at),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def _spelled(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def altered() -> list[Price]:
+    """Published versions that no longer say what they said when they were published."""
+    versions = Price.objects.select_related("model").order_by("id")
+    return [price for price in versions if bytes(price.digest) != digest(price)]
 
 
 def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,11 +258,11 @@ def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
             "categories": _texts(entry, "categories"),
             "capabilities": _texts(entry, "capabilities"),
             "aliases": _texts(entry, "aliases"),
-            "context_window": entry.get("context_window"),
-            "max_output_tokens": entry.get("max_output_tokens"),
-            "max_stop_sequences": int(entry.get("max_stop_sequences", 4)),
+            "context_window": _limit(entry, "context_window"),
+            "max_output_tokens": _limit(entry, "max_output_tokens"),
+            "max_stop_sequences": _whole(entry.get("max_stop_sequences", 4), "max_stop_sequences", STOPS_MAX),
             "encoding": _encoding(entry.get("encoding", tokens.DEFAULT_ENCODING)),
-            "released_at": clock.from_unix(int(entry["released_at"])),
+            "released_at": clock.from_unix(_whole(entry["released_at"], "released_at", UNIX_MAX)),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise BadCatalog(f"{entry.get('id', 'a model without an id')}: {error!r}") from error
@@ -216,21 +270,34 @@ def _read_model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry[name]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a non-empty string")
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"{name} must be a non-empty string of printable characters")
+    return value
+
+
+def _limit(entry: Mapping[str, Any], name: str) -> int | None:
+    value = entry.get(name)
+    return None if value is None else _whole(value, name, TOKENS_MAX)
+
+
+def _whole(value: object, name: str, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name} must be a whole number up to {most}, not {str(value)[:50]!r}")
     return value
 
 
 def _encoding(name: object) -> str:
-    if name not in tokens.TABLES:
+    if not isinstance(name, str) or name not in tokens.TABLES:
         raise ValueError(f"encoding must be one of {', '.join(tokens.TABLES)}")
-    return str(name)
+    return name
 
 
 def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
     values = entry.get(name, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
-        raise ValueError(f"{name} must be a list of non-empty strings")
+    if not isinstance(values, list) or not all(
+        isinstance(value, str) and value and value.isprintable() for value in values
+    ):
+        raise ValueError(f"{name} must be a list of non-empty strings of printable characters")
     return list(values)
 
 

@@ -21,11 +21,8 @@ def complete(items: Sequence[Event | Uncounted | Rejection]) -> list[Event | Rej
 
 
 def _count(item: Uncounted) -> Event:
-    """The event with estimates, marked as such. A model that nobody knows has the widest margin."""
+    """The event with estimates, marked as such."""
     event = item.event
-    model = catalog.listing().find(event.model)
-    encoding = model.encoding if model and model.encoding in tokens.TABLES else tokens.DEFAULT_ENCODING
-    vendor = model.owned_by if model else None
     counts: dict[str, int] = {}
     digests: dict[str, str] = {}
     for whole, text, least in (
@@ -34,11 +31,20 @@ def _count(item: Uncounted) -> Event:
     ):
         if text is None:
             continue
-        try:
-            estimate = tokens.estimate(text, encoding=encoding, vendor=vendor)
-        except tokens.TableUnusable as error:
-            log.critical("%s", error)
-            raise errors.Unavailable("Tokens cannot be counted now; report the counts or send it again.") from error
-        counts[whole] = max(least, estimate)
+        counts[whole] = max(least, estimate(text, model=event.model))
         digests[whole] = text.digest()
     return msgspec.structs.replace(event, **counts, estimated=digests)
+
+
+def estimate(text: tokens.Text, *, model: str) -> int:
+    """Tokens of a text as the catalog's model counts them, with the margin for its vendor.
+
+    A model that nobody knows has the widest margin. Raises ``Unavailable``.
+    """
+    found = catalog.listing().find(model)
+    encoding = found.encoding if found and found.encoding in tokens.TABLES else tokens.DEFAULT_ENCODING
+    try:
+        return tokens.estimate(text, encoding=encoding, vendor=found.owned_by if found else None)
+    except tokens.TableUnusable as error:
+        log.critical("%s", error)
+        raise errors.Unavailable("Tokens cannot be counted now; report the counts or send it again.") from error

@@ -7,7 +7,7 @@ field named by index. Only a body that is not JSON at all, or too many events, f
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -259,18 +259,28 @@ def _uncounted(event: Event, value: dict[str, Any], absent: Collection[str]) -> 
         return event
     if "input_tokens" in absent:
         prompt = tokens.prompt(messages=value.get("messages"), text=value.get("input_text"))
-        event.input_tokens = _least(
-            event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
-            event.image_input_tokens - event.cached_image_tokens, event.audio_input_tokens - event.cached_audio_tokens,
-            whole="input_tokens",
-        )  # fmt: skip
+        event.input_tokens = least_input(event)
     if "output_tokens" in absent:
         if output is None:
             raise errors.MissingParameter("output_tokens is required.", param="output_tokens")
-        event.output_tokens = _least(
-            event.reasoning_tokens, event.image_output_tokens, event.audio_output_tokens, whole="output_tokens"
-        )
+        event.output_tokens = least_output(event)
     return Uncounted(event, prompt, output)
+
+
+def least_input(counts: Counts) -> int:
+    """The fewest input tokens that the reported parts allow. Raises ``OutOfRange``."""
+    return _least(
+        counts.cached_input_tokens, counts.cache_write_tokens, counts.cache_write_1h_tokens,
+        counts.image_input_tokens - counts.cached_image_tokens, counts.audio_input_tokens - counts.cached_audio_tokens,
+        whole="input_tokens",
+    )  # fmt: skip
+
+
+def least_output(counts: Counts) -> int:
+    """The fewest output tokens that the reported parts allow. Raises ``OutOfRange``."""
+    return _least(
+        counts.reasoning_tokens, counts.image_output_tokens, counts.audio_output_tokens, whole="output_tokens"
+    )
 
 
 def _least(*parts: int, whole: str) -> int:
@@ -295,7 +305,7 @@ def _check(event: Event, limits: Limits) -> None:
     try:
         rating.pools(event, reasoning_apart=True)
     except rating.Inconsistent as error:
-        raise errors.InconsistentUsage(f"{str(error).capitalize()}.", param=error.param) from error
+        raise errors.InconsistentUsage(f"{error}.", param=error.param) from error
 
 
 def _instant(value: Any) -> datetime:
@@ -398,10 +408,15 @@ def _phrase(hint: Any) -> str:
     return "a string"
 
 
-_MUST_BE = {name: _phrase(hint) for name, hint in get_type_hints(Event, include_extras=True).items()}
+def phrases(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """What each field of a struct must be, in words."""
+    return {name: _phrase(hint) for name, hint in get_type_hints(struct, include_extras=True).items()}
 
 
-def explain_error(message: str) -> errors.ApiError:
+_MUST_BE = phrases(Event)
+
+
+def explain_error(message: str, *, must_be: Mapping[str, str] = _MUST_BE) -> errors.ApiError:
     """A ``msgspec`` message as an error of ours: the field, what it must be, type or range."""
     missing = _MISSING.search(message)
     if missing:
@@ -414,7 +429,7 @@ def explain_error(message: str) -> errors.ApiError:
     most = _AT_MOST.search(message)
     if most:
         return family(f"{field} must be at most {most[1]}.", param=field or None)
-    return family(f"{field} must be {_MUST_BE.get(field, 'valid')}.", param=field or None)
+    return family(f"{field} must be {must_be.get(field, 'valid')}.", param=field or None)
 
 
 def fingerprint(event: Event, *, organization: bytes, key: bytes | None) -> bytes:

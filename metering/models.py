@@ -73,6 +73,7 @@ class Price(models.Model):
     rates: models.JSONField[Any, Any] = models.JSONField(help_text="The rate card (docs/adr/0005)")
     source = models.TextField(help_text="Where the price was published")
     created_at = models.DateTimeField(default=timezone.now)
+    digest = models.BinaryField(help_text="SHA-256 of all the above as it was published")
 
     class Meta:
         db_table = "price"

@@ -6,6 +6,7 @@ lock that stops writers. There is no DEFAULT partition: rows in one would block 
 
 import re
 from datetime import UTC, datetime
+from uuid import UUID
 
 from django.db import connection, transaction
 
@@ -86,6 +87,12 @@ def days_covered(table: str, at: datetime) -> int:
     while name(table, month_start(at, plus=plus)) in there:
         plus += 1
     return max((month_start(at, plus=plus) - at).days, 0) if plus else 0
+
+
+def is_archived(table: str, row_id: UUID) -> bool:
+    """Whether a row with this id would stand before every month that is attached, so that it is read no more."""
+    attached = months(table)
+    return bool(attached) and row_id < ids.floor(attached[0])
 
 
 def months(table: str) -> list[datetime]:

@@ -5,6 +5,7 @@ it is made, so what was approved is what is published. A change beyond finance's
 second person. Publishing appends to the catalog; nothing that is published is ever overwritten.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import Error, transaction
 
 from core import clock, errors, money
 from metering import catalog, rating, rules, usage
@@ -26,6 +27,8 @@ LINES_MAX = 10_000
 _CHUNK = 2_000
 
 State = PriceDraft.State
+
+log = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
@@ -170,18 +173,25 @@ def beyond_limit(changes: Iterable[Change]) -> list[Change]:
     ]
 
 
-def touched(made: PriceDraft) -> list[Touched]:
+def touched(made: PriceDraft, *, records_max: int | None = None) -> list[Touched]:
     """Which organizations used the draft's models last calendar month (UTC), and what it would have cost them.
 
-    Reads that month's records of these models; run it off the request path on large books.
+    Reads that month's records of these models, some 25,000 a second; run it off the request path on large books.
+    Raises ``OutOfRange`` for more than ``records_max``.
     """
     this_month = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     start = (this_month - timedelta(days=1)).replace(day=1)
     cards = {line.model.slug: rating.read_card(line.rates) for line in lines_of(made)}
     sums: dict[UUID, tuple[int, Decimal, Decimal]] = {}
-    for record in _records(start, this_month, list(cards)):
+    offers: dict[tuple[str, UUID | None], rating.RateCard | None] = {}
+    for read, record in enumerate(_records(start, this_month, list(cards))):
+        if read == records_max:
+            raise errors.OutOfRange(f"Last month has more than {records_max:,} records of these models.")
+        under = (record.model, record.rule_id)
+        if under not in offers:
+            offers[under] = _under_rule(cards[record.model], record.rule_id)
         count, before, after = sums.get(record.organization_id, (0, money.ZERO, money.ZERO))
-        would = _would_cost(record, cards[record.model])
+        would = _would_cost(record, offers[under])
         sums[record.organization_id] = (count + 1, before + record.cost_usd, after + would)
     owners = organizations.find_ids(list(sums))
     return sorted(
@@ -197,23 +207,30 @@ def _records(start: datetime, end: datetime, models: Sequence[str]) -> Iterator[
     return wanted.iterator(chunk_size=_CHUNK)
 
 
-def _would_cost(record: UsageRecord, card: rating.RateCard) -> Decimal:
-    """A record's cost under a card and the rule that applied to it; what the card cannot price stays as it was."""
-    if record.rule_id is not None:
-        rule = rules.as_rule(rules.row(record.rule_id))
-        if rule is not None and rule.factor_millionths is not None:
-            card = rating.scaled(card, rule.factor_millionths)
+def _under_rule(card: rating.RateCard, rule_id: UUID | None) -> rating.RateCard | None:
+    """What a rule makes of a draft's card; ``None`` where a contract has rates of its own, which stay."""
+    rule = None if rule_id is None else rules.as_rule(rules.row(rule_id))
+    if rule is None:
+        return card
+    return None if rule.factor_millionths is None else rating.scaled(card, rule.factor_millionths)
+
+
+def _would_cost(record: UsageRecord, card: rating.RateCard | None) -> Decimal:
+    """A record's cost under a card; what the card cannot price stays as it was."""
     try:
-        return money.from_pico(rating.rate(card, usage.counts_of(record), record.occurred_at).cost_pico)
+        if card is not None:
+            return money.from_pico(rating.rate(card, usage.counts_of(record), record.occurred_at).cost_pico)
     except rating.Unpriced:
-        return Decimal(record.cost_usd)
+        pass
+    return Decimal(record.cost_usd)
 
 
 def publish(made: PriceDraft, *, by: Actor) -> list[Price]:
     """Publish a draft, all of it or nothing.
 
     Raises ``ApprovalNeeded`` (and asks) if a change is beyond the limit and no second person has agreed,
-    ``Conflict`` if the draft is settled, ``OutOfRange`` if a line can no longer be published.
+    ``Refused`` if one has refused, ``Conflict`` if the draft is settled, ``OutOfRange`` if a line can no
+    longer be published.
     """
     with transaction.atomic():
         locked = _open(made)
@@ -243,16 +260,51 @@ def discard(made: PriceDraft, *, by: Actor) -> None:
 
 
 def publish_due(*, by: Actor) -> list[PriceDraft]:
-    """Publish the scheduled drafts whose time has come and that are approved; those published."""
+    """Publish the scheduled drafts whose time has come and that are approved; those published.
+
+    One that is refused, by the catalog or by a second person, is open again and its report says why;
+    none keeps the others waiting. What went wrong in the database is raised when all have had their turn.
+    """
     done = []
+    failed: Error | None = None
     due = PriceDraft.objects.filter(state=State.SCHEDULED, publish_at__lte=clock.now()).order_by("publish_at")
     for made in due:
-        with transaction.atomic():
-            locked = PriceDraft.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=made.pk).first()
-            if locked is not None and locked.state == State.SCHEDULED and _approved(locked, by=by):
-                _publish(locked, by=by)
-                done.append(locked)
+        try:
+            published = _publish_scheduled(made, by=by)
+        except errors.ApiError as refused:
+            log.warning("scheduled draft %s was not published: %s", made, refused)
+            _unschedule(made, str(refused), by=by)
+        except Error as error:
+            log.warning("scheduled draft %s cannot be published now: %s", made, error)
+            failed = error
+        else:
+            done += published
+    if failed is not None:
+        raise failed
     return done
+
+
+@transaction.atomic
+def _publish_scheduled(made: PriceDraft, *, by: Actor) -> list[PriceDraft]:
+    """Publish a draft if it is approved and nobody else deals with it; the draft, or nothing."""
+    locked = PriceDraft.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=made.pk).first()
+    if locked is None or locked.state != State.SCHEDULED or not _approved(locked, by=by):
+        return []
+    _publish(locked, by=by)
+    return [locked]
+
+
+@transaction.atomic
+def _unschedule(made: PriceDraft, why: str, *, by: Actor) -> None:
+    """Open a scheduled draft again, with what kept it from being published."""
+    locked = PriceDraft.objects.select_for_update(no_key=True).get(pk=made.pk)
+    if locked.state != State.SCHEDULED:
+        return
+    told = f"Not published at {clock.now():%Y-%m-%d %H:%M} UTC: {why}"
+    locked.report = f"{locked.report}\n{told}" if locked.report else told
+    locked.state, locked.publish_at = State.OPEN, None
+    locked.save(update_fields=["state", "publish_at", "report"])
+    audit.note(actor=by, verb="price_draft.not_published", subject=locked, details={"why": why})
 
 
 def _open(made: PriceDraft) -> PriceDraft:
@@ -263,18 +315,26 @@ def _open(made: PriceDraft) -> PriceDraft:
 
 
 def _approved(locked: PriceDraft, *, by: Actor) -> bool:
-    """Whether the draft may be published now; asks for a second person where one is needed."""
+    """Whether the draft may be published now; asks for a second person where one is needed. Raises ``Refused``."""
+    refused = approvals.refusal(kind=APPROVAL, subject_id=locked.pk)
+    if refused is not None:
+        raise approvals.Refused(f"A second person refused this draft ({refused}); discard it and make another.")
     beyond = beyond_limit(diff(locked))
     if not beyond or approvals.granted(kind=APPROVAL, subject_id=locked.pk):
         return True
-    shown = [f"{one.model} {one.where}: {one.before} to {one.after}" for one in beyond[:20]]
+    shown = [f"{one.model} {one.where}: {_told(one.before)} to {_told(one.after)}" for one in beyond[:20]]
     approvals.ask(kind=APPROVAL, subject_id=locked.pk, by=by, details={"changes": shown})
     return False
 
 
+def _told(rate: Decimal | None) -> str:
+    return "none" if rate is None else money.plain(rate)
+
+
 def _publish(locked: PriceDraft, *, by: Actor) -> list[Price]:
     prices = []
-    for line in lines_of(locked):
+    # The last first: where no price is in force several may begin in the past, and none is in the others' way.
+    for line in reversed(lines_of(locked)):
         revision = 1
         if line.corrects is not None:
             revision = 1 + Price.objects.filter(model=line.model, effective_from=line.effective_from).count()

@@ -38,7 +38,14 @@ class Inconsistent(ValueError):
 
 
 class Unpriced(Exception):
-    """The card has no rate for something the request used. Free is a rate of 0; this is not free."""
+    """The card has no rate for something the request used. Free is a rate of 0; this is not free.
+
+    ``param`` is the field that says it was used.
+    """
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -76,6 +83,14 @@ class Pools(NamedTuple):
     reasoning: int
     image_output: int
     audio_output: int
+
+
+# The field of ``Counts`` that each pool is cut from.
+_COUNTED_AS = (
+    "input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "image_input_tokens",
+    "audio_input_tokens", "cached_image_tokens", "cached_audio_tokens", "output_tokens", "reasoning_tokens",
+    "image_output_tokens", "audio_output_tokens",
+)  # fmt: skip
 
 
 class Rates(NamedTuple):
@@ -136,6 +151,23 @@ class RateCard(msgspec.Struct, frozen=True):
     request: int
 
 
+class Bounds(NamedTuple):
+    """The most that a request may use before anybody knows what it uses. Output is of all choices together.
+
+    ``None`` for a part: as much of the whole as there is may be that.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    image_input_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    image_output_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    units: Mapping[str, int] = {}
+    service_tier: str | None = None
+    batch: bool = False
+
+
 class Rated(NamedTuple):
     """A cost and the entry of the card that gave it."""
 
@@ -147,7 +179,7 @@ def pools(counts: Counts, *, reasoning_apart: bool = False) -> Pools:
     """Split the reported counts into exclusive pools. Raises ``Inconsistent``."""
     cached_text = counts.cached_input_tokens - counts.cached_image_tokens - counts.cached_audio_tokens
     if cached_text < 0:
-        raise Inconsistent("cached_input_tokens", "cached image and audio tokens exceed cached_input_tokens")
+        raise Inconsistent("cached_input_tokens", "Cached image and audio tokens exceed cached_input_tokens")
     image = counts.image_input_tokens - counts.cached_image_tokens
     if image < 0:
         raise Inconsistent("cached_image_tokens", "cached_image_tokens exceed image_input_tokens")
@@ -157,10 +189,10 @@ def pools(counts: Counts, *, reasoning_apart: bool = False) -> Pools:
     written = counts.cache_write_tokens + counts.cache_write_1h_tokens
     uncached = counts.input_tokens - counts.cached_input_tokens - written - image - audio
     if uncached < 0:
-        raise Inconsistent("input_tokens", "the parts of the input exceed input_tokens")
+        raise Inconsistent("input_tokens", "The parts of the input exceed input_tokens")
     text = counts.output_tokens - counts.image_output_tokens - counts.audio_output_tokens
     if text < 0:
-        raise Inconsistent("output_tokens", "image and audio output exceed output_tokens")
+        raise Inconsistent("output_tokens", "Image and audio output exceed output_tokens")
     if counts.reasoning_tokens > text:
         raise Inconsistent("reasoning_tokens", "reasoning_tokens exceed the text part of output_tokens")
     reasoning = counts.reasoning_tokens if reasoning_apart else 0
@@ -186,7 +218,8 @@ def choose(card: RateCard, counts: Counts, at: datetime) -> Terms:
             and (not terms.windows or any(window.holds(at) for window in terms.windows))
         ):
             return terms
-    raise Unpriced(f"no rates for service tier {tier or 'default'}{', batch' if counts.batch else ''}")
+    param = "batch" if tier is None else "service_tier"
+    raise Unpriced(param, f"no rates for service tier {tier or 'default'}{', batch' if counts.batch else ''}")
 
 
 def ordinary(tier: str | None) -> str | None:
@@ -212,14 +245,90 @@ def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
         if tokens:
             price = terms.rates[place]
             if price is None:
-                raise Unpriced(f"no rate for {Pools._fields[place]} tokens")
+                raise Unpriced(_COUNTED_AS[place], f"no rate for {Pools._fields[place]} tokens")
             cost += tokens * price
     for name, uses in counts.units.items() if counts.units else ():
         if uses:
             if name not in card.units:
-                raise Unpriced(f"no rate for {name}")
+                raise Unpriced("units", f"no rate for {name}")
             cost += uses * card.units[name]
     return Rated(cost, terms)
+
+
+def worst_case(card: RateCard, bounds: Bounds, at: datetime) -> int:
+    """The most, in pico-dollars, that a request within ``bounds`` can come to by ``rate`` if accepted at ``at``.
+
+    Every input token at the dearest rate that it may be billed at, cache writes for an hour included,
+    and every output token likewise. A card may be cheaper above a threshold than just below it, so each
+    stretch that the input can end in is tried at its top. Raises ``Unpriced`` for what the bounds let in
+    and the card has no rate for.
+    """
+    tops = {entry.above_input_tokens for entry in card.terms if entry.above_input_tokens < bounds.input_tokens}
+    asked = {"service_tier": bounds.service_tier, "batch": bounds.batch}
+    dearest = 0
+    for tokens in {*tops, bounds.input_tokens}:
+        rates = choose(card, Counts(input_tokens=tokens, **asked), at).rates  # type: ignore[arg-type]
+        dearest = max(dearest, _most_of_input(rates, bounds, tokens) + _most_of_output(rates, bounds))
+    for name, uses in bounds.units.items():
+        if uses:
+            if name not in card.units:
+                raise Unpriced("units", f"no rate for {name}")
+            dearest += uses * card.units[name]
+    return dearest + card.request
+
+
+def prices_output(card: RateCard) -> bool:
+    """Whether any entry has a rate for output; an embedding has none."""
+    return any(
+        rate is not None
+        for entry in card.terms
+        for rate in (entry.rates.output, entry.rates.reasoning, entry.rates.image_output, entry.rates.audio_output)
+    )
+
+
+def _most_of_input(rates: Rates, bounds: Bounds, tokens: int) -> int:
+    """The most that so many input tokens can cost."""
+    return _most(
+        tokens,
+        ("input_tokens", _dearest(rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h)),
+        ("image_input_tokens", _dearest(rates.image_input, rates.cached_image_input), bounds.image_input_tokens),
+        ("audio_input_tokens", _dearest(rates.audio_input, rates.cached_audio_input), bounds.audio_input_tokens),
+    )
+
+
+def _most_of_output(rates: Rates, bounds: Bounds) -> int:
+    """The most that the output can cost."""
+    return _most(
+        bounds.output_tokens,
+        ("output_tokens", _dearest(rates.output, rates.reasoning)),
+        ("image_output_tokens", rates.image_output, bounds.image_output_tokens),
+        ("audio_output_tokens", rates.audio_output, bounds.audio_output_tokens),
+    )
+
+
+def _dearest(*rates: int | None) -> int | None:
+    return max((rate for rate in rates if rate is not None), default=None)
+
+
+def _most(tokens: int, text: tuple[str, int | None], *parts: tuple[str, int | None, int | None]) -> int:
+    """The most that tokens can cost if of each part (name, rate, how many; None: any) so many may be, the rest text.
+
+    What has no rate and may be any number is taken not to occur. Raises ``Unpriced``.
+    """
+    for name, rate, most in parts:
+        if rate is None and most and tokens:
+            raise Unpriced(name, f"no rate for {name}")
+    whole, plain = text
+    cost, left = 0, tokens
+    priced = [(rate, tokens if most is None else most) for _, rate, most in parts if rate is not None]
+    for rate, most in sorted(priced, reverse=True):
+        if plain is None or rate > plain:
+            taken = min(most, left)
+            cost += taken * rate
+            left -= taken
+    if left and plain is None:
+        raise Unpriced(whole, f"no rate for {whole}")
+    return cost + left * (plain or 0)
 
 
 def scaled(card: RateCard, factor_millionths: int) -> RateCard:
@@ -366,6 +475,9 @@ def per_million(pico: int) -> Decimal:
 
 
 def _read_window(window: Any, *, place: str) -> Window:
+    unknown = set(window) - set(Window.__struct_fields__) if isinstance(window, Mapping) else ()
+    if unknown:
+        raise ValueError(f"{place}: unknown parts: {', '.join(sorted(unknown))}")
     try:
         hours = {name: time.fromisoformat(window[name]) for name in ("start", "end")}  # HH:MM
         read = msgspec.convert({**window, **hours}, Window)

@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 
 from core import errors
-from metering import rating
+from metering import catalog, rating
 from metering.models import CatalogModel, PriceRule
 from orgs import audit, caches
 from orgs.audit import Actor
@@ -42,6 +42,10 @@ class Rule(NamedTuple):
     factor_millionths: int | None
     card: rating.RateCard | None
 
+    def holds(self, at: datetime) -> bool:
+        """Whether it is for what happened at an instant: start inclusive, end exclusive."""
+        return self.effective_from <= at and (self.effective_to is None or at < self.effective_to)
+
 
 class Rulebook:
     """All rules in memory, by scope."""
@@ -58,7 +62,7 @@ class Rulebook:
         for owner, named_group in ((organization_id, None), (None, group), (None, None)):
             for maker, named_model in ((None, model), (provider, None), (None, None)):
                 for rule in self.by_scope.get(Scope(owner, named_group, maker, named_model), ()):
-                    if rule.effective_from <= at and (rule.effective_to is None or at < rule.effective_to):
+                    if rule.holds(at):
                         return rule
         return None
 
@@ -101,18 +105,25 @@ _CARDS_MAX = 4096
 
 def customer_card(version_id: UUID, base: rating.RateCard, rule: Rule | None) -> rating.RateCard:
     """What a customer under ``rule`` pays where the catalog says ``base``: each rate rounded once (decisions 5)."""
+    if rule is None or rule.card is not None:
+        return derive_card(base, rule)
+    key = (version_id, rule.id)
+    card = _cards.get(key)
+    if card is None:
+        if len(_cards) >= _CARDS_MAX:
+            _cards.clear()
+        card = _cards[key] = derive_card(base, rule)
+    return card
+
+
+def derive_card(base: rating.RateCard, rule: Rule | None) -> rating.RateCard:
+    """``customer_card`` from what is given alone, whatever this process remembers."""
     if rule is None:
         return base
     if rule.card is not None:
         return rule.card
-    key = (version_id, rule.id)
-    card = _cards.get(key)
-    if card is None:
-        assert rule.factor_millionths is not None
-        if len(_cards) >= _CARDS_MAX:
-            _cards.clear()
-        card = _cards[key] = rating.scaled(base, rule.factor_millionths)
-    return card
+    assert rule.factor_millionths is not None
+    return rating.scaled(base, rule.factor_millionths)
 
 
 def row(rule_id: UUID) -> PriceRule:
@@ -141,7 +152,7 @@ def publish(
 ) -> PriceRule:
     """Append a rule: a factor on the catalog's rates, or for one model rates of its own.
 
-    It starts where no request can have been rated yet: two cache lives from now at the earliest.
+    It starts where no request can have been rated yet, as prices do (``catalog.earliest_start``).
     Raises ``OutOfRange`` that names the parameter.
     """
     if not reason.strip():
@@ -165,10 +176,9 @@ def publish(
             raise errors.OutOfRange(str(error), param="rates") from error
     if effective_to is not None and effective_to <= effective_from:
         raise errors.OutOfRange("A rule ends after it starts.", param="effective_to")
-    if effective_from < caches.earliest_change():
-        raise errors.OutOfRange(
-            f"A rule starts at {caches.earliest_change().isoformat()} or later.", param="effective_from"
-        )
+    soonest = catalog.earliest_start()
+    if effective_from < soonest:
+        raise errors.OutOfRange(f"A rule starts at {soonest.isoformat()} or later.", param="effective_from")
     rule = PriceRule(
         organization=organization,
         price_group=group,

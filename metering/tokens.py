@@ -229,6 +229,13 @@ def prompt(*, messages: object = None, text: object = None, tools: object = None
     return Text(tuple(pieces), known)
 
 
+def has_images(messages: object) -> bool:
+    """Whether any part of chat messages, as ``prompt`` has read them, is an image."""
+    contents = [message.get("content") for message in messages] if isinstance(messages, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(part.get("type") in _IMAGE_PARTS for part in parts)
+
+
 def _list(value: object, place: str, *, most: int) -> list[Any]:
     if not isinstance(value, list):
         raise errors.InvalidType(f"{place} must be an array.", param=place)

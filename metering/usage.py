@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from core import clock, errors, ids, wire
 from core.bulk import copy_rows
 from core.transactions import UNIQUE_VIOLATION, sqlstate
-from metering import rating
+from metering import partitions, rating
 from metering.attribution import Attributed
 from metering.models import UsageRecord
 
@@ -154,6 +154,7 @@ RECORD = _SHARED | {
     "audio_input_tokens": "int4", "cached_image_tokens": "int4", "cached_audio_tokens": "int4",
     "image_output_tokens": "int4", "audio_output_tokens": "int4", "units": "jsonb", "service_tier": "text",
     "batch": "bool", "usage_source": "text", "cost_usd": "numeric", "price_id": "uuid", "rule_id": "uuid",
+    "authorization_id": "uuid",
 }  # fmt: skip
 
 CLAIM = {
@@ -202,6 +203,7 @@ def record_row(record: Charged, *, at: datetime, reported_by: UUID | None) -> tu
         event.audio_input_tokens, event.cached_image_tokens, event.cached_audio_tokens,
         event.image_output_tokens, event.audio_output_tokens, _json(event.units or None), event.service_tier,
         event.batch, event.usage_source, record.cost_usd, record.price_id, record.rule_id,
+        item.authorization_id,
     )  # fmt: skip
 
 
@@ -252,6 +254,14 @@ def find(scope: QuerySet[UsageRecord], shown: str) -> UsageRecord | None:
         return scope.filter(id=ids.read("usage", shown)).first()
     except ValueError:
         return None
+
+
+def is_archived(shown: str) -> bool:
+    """Whether an id on the wire is from before every month that is still attached, whoever's record it names."""
+    try:
+        return partitions.is_archived("usage_record", ids.read("usage", shown))
+    except ValueError:
+        return False
 
 
 def final_until() -> datetime:

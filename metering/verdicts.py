@@ -39,7 +39,9 @@ def conflict(event_id: str) -> Verdict:
 
 
 def failed(event_id: str) -> Verdict:
-    """Could not be written now; the same event may be sent again."""
+    """Not written for certain, for a commit may have happened whose answer got lost; it may be sent again."""
     return Verdict(
-        event_id, Status.FAILED, error=errors.Unavailable("The event could not be written now; send it again.")
+        event_id,
+        Status.FAILED,
+        error=errors.Unavailable("It is not certain that the event was written; send it again."),
     )

@@ -5,12 +5,15 @@ from decimal import Context, Decimal
 from core import money
 from metering import rating
 from metering.importers.document import Odd
-from metering.importers.drafted import kind
+from metering.importers.drafted import Absurd, Findings, kind
 
 # The dearest token on sale costs 600 USD per 1M. Beyond this, somebody wrote a price per 1M into a field per token.
 RATE_MAX = Decimal(10_000)
+# What binary floats leave in the last digits of a price, as a part of it; a double carries 15 to 17 digits.
+NOISE = Decimal("1e-12")
 # Wider than any number a document may hold, times a million.
 _EXACT = Context(prec=100)
+_PICO = Decimal(1).scaleb(-money.DECIMALS)
 
 
 def number(value: object) -> Decimal:
@@ -22,8 +25,24 @@ def number(value: object) -> Decimal:
     return Decimal(value)
 
 
+def without_noise(usd: Decimal, *, findings: Findings, part: str) -> Decimal:
+    """USD a token or a use, without what a program's floats added: ``0.00000015000000000000002`` is 0.00000015.
+
+    Only a price that lies within ``NOISE`` of itself from a whole number of pico-dollars (6 decimals per
+    1M tokens) is taken for that number, and the findings say so. Any other stays as it is.
+    """
+    whole = usd.quantize(_PICO, context=_EXACT)
+    if whole == usd or abs(whole - usd) > abs(usd) * NOISE:
+        return usd
+    findings.assume(part, f"{usd:f} is {money.plain(whole)}: what differs is less than {NOISE} of it, a float's noise")
+    return whole
+
+
 def per_million(usd: Decimal) -> Decimal:
-    """USD per 1,000,000 tokens of USD a token. Raises ``ValueError`` for what no card holds exactly."""
+    """USD per 1,000,000 tokens of USD a token. Raises ``ValueError`` for what no card holds exactly.
+
+    Below 0 that is ``Absurd``.
+    """
     rate = usd.scaleb(6, context=_EXACT)
     _refuse_negative(usd)
     if rate > RATE_MAX:
@@ -36,7 +55,10 @@ def per_million(usd: Decimal) -> Decimal:
 
 
 def each(usd: Decimal, *, uses: int = 1) -> str:
-    """USD a use, as a card writes it, of USD for 1, 1,000 or any power of ten ``uses``. Raises ``ValueError``."""
+    """USD a use, as a card writes it, of USD for 1, 1,000 or any power of ten ``uses``.
+
+    Raises ``ValueError`` for what no card holds exactly, ``Absurd`` below 0.
+    """
     fee = usd.scaleb(1 - len(str(uses)), context=_EXACT)
     _refuse_negative(usd)
     if fee >= money.USD_MAX:
@@ -48,7 +70,7 @@ def each(usd: Decimal, *, uses: int = 1) -> str:
 
 def _refuse_negative(usd: Decimal) -> None:
     if usd < 0:
-        raise ValueError(f"{money.plain(usd)} is negative")
+        raise Absurd(f"{money.plain(usd)} is negative")
 
 
 def _decimals(amount: Decimal) -> int:

@@ -4,7 +4,7 @@ A card inherits nothing: each of its entries is complete. Price lists do inherit
 state for a tier or a long context is left to a less specific rate. ``lay_out`` settles that, once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ PLAIN = {
     "cached_image_input": "cached_input", "cached_audio_input": "cached_input",
     "reasoning": "output", "image_output": "output", "audio_output": "output",
 }  # fmt: skip
-# Each pool after the one it may repeat.
-_ORDER = ("input", "output", *PLAIN)
+# Every pool after the one it may repeat.
+ORDER = ("input", "output", *PLAIN)
 
 
 class Hours(NamedTuple):
@@ -67,14 +67,26 @@ BASE = Cell()
 
 
 class Laid(NamedTuple):
-    """A card's document, and the pools of each entry that have a less specific rate."""
+    """A card's document, the pools of each entry that have a less specific rate, and all that nobody stated.
+
+    ``implied`` has the same order as the document's terms.
+    """
 
     document: dict[str, Any]
     inherited: Mapping[Cell, tuple[str, ...]]
+    implied: tuple[frozenset[str], ...]
 
 
-def lay_out(stated: Mapping[Cell, Rates], *, units: Mapping[str, str], request: str = "0") -> Laid:
+def lay_out(
+    stated: Mapping[Cell, Rates],
+    *,
+    units: Mapping[str, str],
+    request: str = "0",
+    added: Collection[str] = frozenset(),
+) -> Laid:
     """The card for rates in USD per 1M tokens and fees in USD; ``stated`` has the base.
+
+    ``added`` are pools of the base that its list does not state.
 
     What an entry does not state, it takes from the ordinary tier's entry of the same length, if that
     states it, then from its own entry of any length, then from the base. But a rate that only
@@ -87,7 +99,7 @@ def lay_out(stated: Mapping[Cell, Rates], *, units: Mapping[str, str], request: 
         ordinary = stated.get(Cell(above_input_tokens=cell.above_input_tokens), {})
         rates[cell] = entry = {}
         left = []
-        for pool in _ORDER:
+        for pool in ORDER:
             plain = PLAIN.get(pool)
             if pool in stated[cell]:
                 entry[pool] = stated[cell][pool]
@@ -105,11 +117,13 @@ def lay_out(stated: Mapping[Cell, Rates], *, units: Mapping[str, str], request: 
         }
         for cell, entry in rates.items()
     ]
-    return Laid({"terms": terms, "units": dict(units), "request": request}, inherited)
+    implied = {cell: frozenset(entry) - frozenset(stated[cell]) for cell, entry in rates.items()}
+    implied[BASE] = implied[BASE] | frozenset(added)
+    return Laid({"terms": terms, "units": dict(units), "request": request}, inherited, tuple(implied.values()))
 
 
-def add_images(rates: dict[str, Decimal]) -> bool:
-    """Price a vision model's images as text where nothing else is said; whether that added a rate.
+def add_images(rates: dict[str, Decimal]) -> frozenset[str]:
+    """Price a vision model's images as text where nothing else is said; the pools that this added.
 
     The vendors that price images apart say so; the others count an image as so many tokens of text.
     """
@@ -120,7 +134,7 @@ def add_images(rates: dict[str, Decimal]) -> bool:
         added["cached_image_input"] = rates["cached_input"]
     added = {pool: rate for pool, rate in added.items() if pool not in rates}
     rates.update(added)
-    return bool(added)
+    return frozenset(added)
 
 
 def _any_length(cell: Cell) -> Cell:

@@ -15,6 +15,8 @@ from metering.rating import RateCard, Rates, Terms
 
 # Lists that charge what the vendor charges: their prices ought to be the same.
 _DIRECT = frozenset({"", "openrouter"})
+# Pools that a card prices as input where its list is silent.
+_CACHE = frozenset({"cached_input", "cache_write", "cache_write_1h", "cached_image_input", "cached_audio_input"})
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -65,6 +67,11 @@ class Disagreement(NamedTuple):
     other_usd: Decimal
     percent: Decimal | None
 
+    @property
+    def jump(self) -> Jump:
+        """The same as a rate that moves from here to there."""
+        return Jump(self.place, self.usd, self.other_usd)
+
 
 def jump(old: RateCard, new: RateCard) -> Jump | None:
     """The rate that moves by the largest factor from one card to the other; ``None`` if they share no rate.
@@ -81,7 +88,8 @@ def compare(one: Drafted, other: Drafted, *, limit_percent: Decimal = Decimal(1)
     """Rates that two lists tell differently by more than a limit, by model and pool.
 
     Compared are drafts of the same model, snapshot, region and variant by the same route, or of the
-    vendor and OpenRouter. Of several versions the last to start counts.
+    vendor and OpenRouter. Of several versions the last to start counts. A list that is silent about a
+    cache says nothing different of it.
     """
     others: dict[tuple[str, str, str], list[DraftPrice]] = {}
     for draft in _last(other):
@@ -90,12 +98,32 @@ def compare(one: Drafted, other: Drafted, *, limit_percent: Decimal = Decimal(1)
     for draft in _last(one):
         for partner in others.get(_model(draft.name), ()):
             if _are_alike(draft.name, partner.name):
-                found += [
-                    _disagreement(draft, partner, pair)
-                    for pair in _pairs(draft.card(), partner.card())
-                    if Fraction(abs(pair.new - pair.old) * 100) > Fraction(limit_percent) * min(pair.old, pair.new)
-                ]
+                told = between(
+                    draft.card(),
+                    partner.card(),
+                    model=draft.model,
+                    other_model=partner.model,
+                    limit_percent=limit_percent,
+                )
+                silent = _CACHE - (_stated(draft) & _stated(partner))
+                found += [each for each in told if each.place.partition(", ")[0] not in silent]
     return found
+
+
+def between(
+    one: RateCard, other: RateCard, *, model: str, other_model: str, limit_percent: Decimal = Decimal(1)
+) -> list[Disagreement]:
+    """Rates that two cards of one model tell differently by more than a limit, by pool."""
+    return [
+        _disagreement(model, other_model, pair)
+        for pair in _pairs(one, other)
+        if Fraction(abs(pair.new - pair.old) * 100) > Fraction(limit_percent) * min(pair.old, pair.new)
+    ]
+
+
+def _stated(draft: DraftPrice) -> set[str]:
+    """The pools that a draft's document prices, under whatever conditions."""
+    return {pool for entry in draft.rates["terms"] for pool in entry["rates"]}
 
 
 def _last(drafted: Drafted) -> list[DraftPrice]:
@@ -121,10 +149,10 @@ def _are_alike(one: Name, other: Name) -> bool:
     )
 
 
-def _disagreement(one: DraftPrice, other: DraftPrice, pair: Pair) -> Disagreement:
+def _disagreement(model: str, other_model: str, pair: Pair) -> Disagreement:
     low, high = sorted((pair.old, pair.new))
     percent = Decimal(round(Fraction((high - low) * 10_000, low))).scaleb(-2) if low else None
-    return Disagreement(one.model, other.model, pair.place, pair.usd(pair.old), pair.usd(pair.new), percent)
+    return Disagreement(model, other_model, pair.place, pair.usd(pair.old), pair.usd(pair.new), percent)
 
 
 def _distance(pair: Pair) -> tuple[bool, Fraction]:

@@ -1,15 +1,20 @@
 """A price list's JSON: exact numbers, keys that came twice, and everything odd kept to be named in its place."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from metering.importers.drafted import BadSource
+from metering.importers.drafted import BadSource, Refusal, shown
 
 BYTES_MAX = 64 * 1024 * 1024
 DEPTH_MAX = 64
 DIGITS_MAX = 40
+# Words that JSON does not know and Python's parser reads.
+NO_NUMBERS = frozenset({"NaN", "Infinity", "-Infinity"})
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class Odd(NamedTuple):
@@ -46,6 +51,22 @@ def read(raw: bytes | str) -> Any:
     if _is_deeper(value, DEPTH_MAX):
         raise BadSource(f"the document is nested deeper than {DEPTH_MAX}")
     return value
+
+
+def faults(value: Any, *, path: str = "$") -> Iterator[Refusal]:
+    """What makes a document untrustworthy wherever it stands: NaN, Infinity, a key that came twice. By JSON path."""
+    if isinstance(value, Odd):
+        if value.text in NO_NUMBERS:
+            yield Refusal(path, f"{value.text} is not JSON", grave=True)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from faults(inner, path=f"{path}[{index}]")
+    elif isinstance(value, Members):
+        for key, inner in value.items():
+            below = f"{path}.{key}" if _WORD.fullmatch(key) else f"{path}[{json.dumps(shown(key), ensure_ascii=False)}]"
+            if key in value.doubled:
+                yield Refusal(below, "it stands there more than once", grave=True)
+            yield from faults(inner, path=below)
 
 
 def _fraction(text: str) -> Decimal | Odd:

@@ -15,11 +15,19 @@ class BadSource(ValueError):
     """A price list that cannot be read as a whole; the message says why. Nothing was drafted."""
 
 
+class Absurd(ValueError):
+    """What no honest list says: a negative price. Whoever finds one trusts nothing else in it."""
+
+
 class Refusal(NamedTuple):
-    """Something in the list that was not taken: where it stands, and why. Both are printable and short."""
+    """Something in the list that was not taken: where it stands, and why. Both are printable and short.
+
+    ``grave`` means that the whole list is not to be trusted.
+    """
 
     place: str
     reason: str
+    grave: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
@@ -32,7 +40,8 @@ class DraftPrice(NamedTuple):
     catalog it is, ``metering.names.candidates`` helps to find. ``rates`` is a rate card's document
     and passes ``rating.read_card``. ``gaps`` is what the list charges for and the card cannot say:
     such use stays unpriced. ``assumed`` is what the card says and the list does not, in so many
-    words. The times are set where the list sets them.
+    words, and ``implied`` the pools of each term that the list does not state. The times are set
+    where the list sets them.
     """
 
     model: str
@@ -43,6 +52,7 @@ class DraftPrice(NamedTuple):
     assumed: tuple[Refusal, ...] = ()
     effective_from: datetime | None = None
     effective_to: datetime | None = None
+    implied: tuple[frozenset[str], ...] = ()
 
     def card(self) -> rating.RateCard:
         """The card as rating reads it."""
@@ -79,7 +89,7 @@ class Findings:
 
     def refuse(self, part: str, reason: object) -> None:
         """The entry gets no draft."""
-        self.refused.append(Refusal(self.place(part), shown(reason)))
+        self.refused.append(Refusal(self.place(part), shown(reason), grave=isinstance(reason, Absurd)))
 
     def gap(self, part: str, reason: str) -> None:
         """The list charges for something that the card will not say."""
@@ -100,6 +110,7 @@ class Findings:
         name: Name | None = None,
         effective_from: datetime | None = None,
         effective_to: datetime | None = None,
+        implied: tuple[frozenset[str], ...] = (),
     ) -> list[DraftPrice]:
         """The draft, unless something was refused or ``rates``, at ``part``, is no card: then the findings say so."""
         try:
@@ -110,7 +121,7 @@ class Findings:
             return []
         found = name or names.parse(model)
         gaps, assumed = tuple(self.gaps), tuple(self.assumed)
-        return [DraftPrice(model, found, rates, source, gaps, assumed, effective_from, effective_to)]
+        return [DraftPrice(model, found, rates, source, gaps, assumed, effective_from, effective_to, implied)]
 
 
 def as_model(value: object) -> str:

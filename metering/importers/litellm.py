@@ -109,7 +109,8 @@ def _draft(findings: Findings, model: str, entry: object, source: str) -> list[D
         findings.refuse("output_cost_per_token", "no rate for output; free is 0")
     if findings.refused:
         return []
-    if entry.get("supports_vision") is True and cards.add_images(base):
+    added = cards.add_images(base) if entry.get("supports_vision") is True else frozenset()
+    if added:
         findings.assume("image_input", "images cost what text costs")
     if not any(base.values()):
         findings.assume("", "all rates are 0, which is free and not unknown")
@@ -117,14 +118,14 @@ def _draft(findings: Findings, model: str, entry: object, source: str) -> list[D
         if not base.get(pool, 1) and base.get(plain):
             findings.assume(pool, f"0 is free, though {plain} is not")
     sheet.settle()
-    laid = cards.lay_out(sheet.stated, units=sheet.units, request=sheet.request)
+    laid = cards.lay_out(sheet.stated, units=sheet.units, request=sheet.request, added=added)
     for cell, pools in laid.inherited.items():
         findings.assume(str(cell), f"no rate of its own for {', '.join(pools)}: a less specific one")
     url = entry.get("source")
     named = f"{source}, {model}"
     if isinstance(url, str) and _URL.fullmatch(url):
         named = f"{named}, {url}"
-    return findings.draft(model, laid.document, source=named)
+    return findings.draft(model, laid.document, source=named, implied=laid.implied)
 
 
 class Sheet:
@@ -173,16 +174,20 @@ class Sheet:
             self._read_searches(value)
         elif key in _FEES:
             unit, uses = _FEES[key]
-            self.units[unit] = amounts.each(amounts.number(value), uses=uses)
+            self.units[unit] = amounts.each(self._usd(key, value), uses=uses)
         elif key == "input_cost_per_request":
-            self.request = amounts.each(amounts.number(value))
+            self.request = amounts.each(self._usd(key, value))
         elif where := _place(key):
-            self._state(*where, amounts.per_million(amounts.number(value)))
+            self._state(*where, amounts.per_million(self._usd(key, value)))
         elif key == "web_search_billing_unit":
             if value != "per_query":
                 self.findings.gap(key, f"searches are charged {shown(value)}, not by the query")
         elif _COSTLY.search(key) or (key == _MULTIPLES and _has_numbers(value)):
             self.findings.gap(key, f"{shown(value)} has no place in a rate card")
+
+    def _usd(self, key: str, value: object) -> Decimal:
+        """A number of the file without a float's noise. Raises ``ValueError``."""
+        return amounts.without_noise(amounts.number(value), findings=self.findings, part=key)
 
     def _state(self, cell: Cell, pool: str, rate: Decimal) -> None:
         known = self.stated.setdefault(cell, {}).setdefault(pool, rate)
@@ -205,7 +210,7 @@ class Sheet:
                 if value is None:
                     continue
                 if where and where[0] == BASE:
-                    self._state(cell, where[1], amounts.per_million(amounts.number(value)))
+                    self._state(cell, where[1], amounts.per_million(self._usd(f"tiered_pricing.{key}", value)))
                 elif key != "range" and _COSTLY.search(key):
                     self.findings.gap(f"tiered_pricing.{key}", f"{shown(value)} has no place in a rate card")
             rates = self.stated.setdefault(cell, {})
@@ -225,7 +230,7 @@ class Sheet:
             if value is None:
                 continue
             if key in _SEARCHES:
-                fees[_SEARCHES[key]] = amounts.each(amounts.number(value))
+                fees[_SEARCHES[key]] = amounts.each(self._usd(f"search_context_cost_per_query.{key}", value))
             else:
                 self.findings.gap(f"search_context_cost_per_query.{key}", f"{shown(value)} has no place in a rate card")
         if len(set(fees.values())) == 1:

@@ -10,6 +10,7 @@ Where the feed is not what its documentation says, the feed wins, as it stood in
 
 * ``"0"`` for anything but the prompt and the completion means that nothing is charged apart
   (thinking "for 0" is billed as output), so it is no rate;
+* prices come out of floats at times (``0.00000015000000000000002``): ``amounts.without_noise``;
 * ``image`` is documented per image and often holds the price of a token: equal to the prompt's it
   is taken for that, any other is a gap; ``image_output`` is documented per image too and is taken
   for a token's price below a tenth of a cent, which no image has ever cost.
@@ -25,7 +26,7 @@ from metering import names
 from metering.importers import amounts, cards, document
 from metering.importers.cards import BASE, Cell, Hours
 from metering.importers.document import Members
-from metering.importers.drafted import BadSource, Drafted, DraftPrice, Findings, Refusal, as_model, kind, shown
+from metering.importers.drafted import Absurd, BadSource, Drafted, DraftPrice, Findings, Refusal, as_model, kind, shown
 
 SOURCE = "OpenRouter's /api/v1/models"
 ROUTE = "openrouter"
@@ -107,9 +108,9 @@ def _draft(findings: Findings, model: str, entry: Members, source: str) -> list[
         place = f"pricing.{key}"
         try:
             if key == "request":
-                request = amounts.each(_usd(value))
+                request = amounts.each(_usd(findings, place, value))
             elif key == "web_search":
-                if fee := _usd(value):
+                if fee := _usd(findings, place, value):
                     units["web_search_requests"] = amounts.each(fee)
             elif value not in (0, "0"):
                 findings.gap(place, f"{shown(value)} has no place in a rate card")
@@ -119,13 +120,14 @@ def _draft(findings: Findings, model: str, entry: Members, source: str) -> list[
     if findings.refused:
         return []
     by_image = "image_input" not in base and pricing.get("image") not in (None, "0")
-    if _reads_images(entry) and not by_image and cards.add_images(base):
+    added = cards.add_images(base) if _reads_images(entry) and not by_image else frozenset()
+    if added:
         findings.assume("image_input", "images cost what text costs")
     if not any(base.values()):
         findings.assume("", "all rates are 0, which is free and not unknown")
-    laid = cards.lay_out({BASE: base, **stated}, units=units, request=request)
+    laid = cards.lay_out({BASE: base, **stated}, units=units, request=request, added=added)
     name = names.parse(f"{ROUTE}/{model}")
-    return findings.draft(model, laid.document, source=f"{source}, {model}", name=name)
+    return findings.draft(model, laid.document, source=f"{source}, {model}", name=name, implied=laid.implied)
 
 
 def _rates(findings: Findings, place: str, pricing: Mapping[str, Any]) -> dict[str, Decimal]:
@@ -136,7 +138,7 @@ def _rates(findings: Findings, place: str, pricing: Mapping[str, Any]) -> dict[s
         if value is None:
             continue
         try:
-            usd = _usd(value)
+            usd = _usd(findings, f"{place}.{key}", value)
             if not usd and key not in _ALWAYS:
                 continue
             if (key == "image" and value != pricing.get("prompt")) or (
@@ -152,8 +154,8 @@ def _rates(findings: Findings, place: str, pricing: Mapping[str, Any]) -> dict[s
     return rates
 
 
-def _usd(value: object) -> Decimal:
-    """USD of a decimal string. Raises ``ValueError``."""
+def _usd(findings: Findings, place: str, value: object) -> Decimal:
+    """USD of a decimal string, without a float's noise. Raises ``ValueError``, ``Absurd`` below 0 (but -1)."""
     if not isinstance(value, str):
         raise ValueError(f"a price is a string here, not {kind(value)}")
     if not _NUMBER.fullmatch(value):
@@ -162,8 +164,8 @@ def _usd(value: object) -> Decimal:
     if usd == DYNAMIC:
         raise ValueError("-1: the price depends on where OpenRouter sends the request")
     if usd < 0:
-        raise ValueError(f"{value} is negative")
-    return usd
+        raise Absurd(f"{value} is negative")
+    return amounts.without_noise(usd, findings=findings, part=place)
 
 
 def _overridden(findings: Findings, overrides: object) -> dict[Cell, dict[str, Decimal]]:

@@ -46,7 +46,7 @@ def read(raw: bytes | str) -> Drafted:
         findings = Findings(model)
         if model in again:
             findings.refuse("", f"models[{index}] is one of several with this id")
-        if not entry.get("prices", []) and not findings.refused:
+        if entry.get("prices", []) == [] and not findings.refused:
             ignored.append(Refusal(findings.model, "it has no price"))
             continue
         found = _draft(findings, model, entry)

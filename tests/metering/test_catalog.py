@@ -1,12 +1,16 @@
 """The catalog: prices only ever added, one in force at an instant, and documents refused before they do harm."""
 
+import hashlib
+import importlib
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.apps import apps
 from django.conf import settings
+from django.db import connection
 from django.db.utils import IntegrityError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,10 +156,11 @@ def test_a_document_is_loaded_as_a_whole_or_not_at_all(db: None) -> None:
     assert held() == before
 
 
-SOON = timedelta(seconds=2 * settings.CACHE_SECONDS)
+# Two cache lives, and what an event's time may lie ahead of ours.
+SOON = timedelta(seconds=2 * settings.CACHE_SECONDS + settings.EVENT_AHEAD_MAX_SECONDS)
 
 
-def test_where_a_price_is_in_force_a_new_one_starts_two_cache_lives_ahead(books: Books) -> None:
+def test_where_a_price_is_in_force_a_new_one_starts_where_nothing_can_have_been_charged(books: Books) -> None:
     load(model("m", price(at(-10))))
     for start in (at(-20) + timedelta(days=11), at(-1), NOW, clock.now() + SOON - timedelta(seconds=2)):
         with pytest.raises(BadCatalog, match="in force"):
@@ -219,6 +224,15 @@ def test_a_name_means_one_model(db: None, taken: str, how: str, where: str) -> N
         ({"prices": [price(at(-1), rates=[])]}, "m"),
         ({"prices": [price(at(-1), rates={"terms": []})]}, "terms"),
         ({"prices": ["free"]}, "m"),
+        ({"context_window": "many"}, "context_window must be a whole number up to 9007199254740992, not 'many'"),
+        ({"context_window": -1}, "context_window"),
+        ({"max_output_tokens": 2**53 + 1}, "max_output_tokens"),
+        ({"max_output_tokens": True}, "max_output_tokens"),
+        ({"max_stop_sequences": 40_000}, "max_stop_sequences"),
+        ({"released_at": 10**12}, "released_at"),
+        ({"name": "A\x00B"}, "printable"),
+        ({"aliases": ["a\ud800"]}, "printable"),
+        ({"encoding": ["o200k_base"]}, "encoding"),
     ],
     ids=lambda part: str(part)[:50],
 )
@@ -266,6 +280,40 @@ def test_another_kind_of_document_is_refused(db: None, document: dict[str, Any])
 # What stands
 
 
+def test_a_version_keeps_a_digest_of_all_that_it_says(books: Books) -> None:
+    start = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone(timedelta(hours=2)))
+    load(model("m", price(start, start + timedelta(days=1), source="Zürich \U0001f4b6")))
+    row = Price.objects.get(model__slug="m")
+    said = "".join(
+        (
+            f'{{"active_from":null,"created_at":"{row.created_at.isoformat("T", "microseconds")}",',
+            '"effective_from":"2026-01-02T01:04:05.000678+00:00","effective_to":"2026-01-03T01:04:05.000678+00:00",',
+            f'"format":"tollbook/price-1","id":"{row.id}","model":"{row.model_id}",',
+            '"rates":{"terms":[{"rates":{"input":"1"},"when":{}}]},"revision":1,',
+            '"source":"Z\\u00fcrich \\ud83d\\udcb6"}',
+        )
+    )
+    assert bytes(row.digest) == hashlib.sha256(said.encode()).digest()
+    assert catalog.altered() == []
+
+
+def test_every_shipped_price_reads_back_as_it_was_published(db: None) -> None:
+    assert Price.objects.count() > 300
+    assert catalog.altered() == []
+
+
+def test_versions_published_before_there_were_digests_get_theirs(books: Books) -> None:
+    before = rows("SELECT id, digest FROM price ORDER BY id")
+    rows("ALTER TABLE price ALTER digest DROP NOT NULL; ALTER TABLE price DISABLE TRIGGER append_only")
+    rows("UPDATE price SET digest = NULL; ALTER TABLE price ENABLE TRIGGER append_only")
+    migration = importlib.import_module("metering.migrations.0005_price_digest")
+    with connection.schema_editor() as editor:
+        migration.fill(apps, editor)
+    assert rows("SELECT id, digest FROM price ORDER BY id") == before
+    with pytest.raises(IntegrityError, match="append-only"):
+        rows("UPDATE price SET digest = 'x'")
+
+
 CHANGES: list[Callable[[Price], Any]] = [
     lambda row: Price.objects.filter(pk=row.pk).update(rates={}),
     lambda row: Price.objects.filter(pk=row.pk).update(effective_from=NOW),
@@ -273,6 +321,7 @@ CHANGES: list[Callable[[Price], Any]] = [
     lambda row: Price.objects.filter(pk=row.pk).delete(),
     lambda row: row.delete(),
     lambda row: rows("UPDATE price SET source = 'other'"),
+    lambda row: rows("UPDATE price SET digest = 'x'"),
     lambda row: rows("TRUNCATE price CASCADE"),
 ]
 

@@ -1,5 +1,6 @@
 """Quarantine: kept once, as it was told, until it is charged or withdrawn."""
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -9,7 +10,7 @@ import pytest
 from django.db import transaction
 
 from core import clock, ids
-from metering import quarantine
+from metering import catalog, quarantine, rating
 from metering.events import Event
 from metering.models import Quarantine
 from metering.quarantine import Held
@@ -123,6 +124,61 @@ def test_two_workers_never_take_the_same_row(books: Books) -> None:
     assert [one.event.event_id for one in theirs] == ["c", "d"]
 
 
+def test_nothing_waits_at_first(db: None) -> None:
+    empty = quarantine.backlog()
+    assert (*empty,) == (0, 0, None, Decimal(0))
+    assert empty.told(clock.now()) == "none wait"
+    assert quarantine.late(before=clock.now(), limit=5) == (0, [])
+
+
+def test_what_waits_is_added_up(books: Books) -> None:
+    # Of the seed's one price: 1000 × 0.27 + 200 × 1.10 millionths, cached or not.
+    hold(held(event(event_id="a")), held(event(event_id="b"), reason=Reason.UNKNOWN_KEY))
+    hold(held(event(event_id="c"), reason=Reason.UNPRICED), held(event(event_id="d")))
+    with transaction.atomic():
+        quarantine.withdraw(Quarantine.objects.get(event_id="d").pk, at=clock.now())
+    found = quarantine.backlog()
+    first = Quarantine.objects.get(event_id="a").recorded_at
+    assert (*found,) == (3, 2, first, Decimal("0.00147"))
+    assert found.told(first + timedelta(days=3, hours=4, minutes=59)) == (
+        "3 wait (2 with nobody to charge), the oldest for 3 d 4 h, worth about 0.00147 USD at median prices"
+    )
+    assert quarantine.backlog(most=2).rows == 2
+    late = quarantine.late(before=first + timedelta(microseconds=1), limit=1)
+    assert (late.rows, [row.event_id for row in late.oldest]) == (2, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("rates", "worth"),
+    [
+        # 1,000,000 in and 100,000 out, at the median of 1, 2 and 9, and of 10, 30 and 20 dollars a million.
+        ([("1", "10"), ("2", "30"), ("9", "20")], Decimal(4)),
+        # Of two the lower one.
+        ([("1", "10"), ("2", "30")], Decimal(2)),
+        # What has no output rate is not paid for output.
+        ([("3", None)], Decimal(3)),
+        ([], None),
+    ],
+)
+def test_a_model_without_a_price_is_valued_by_the_whole_catalog(
+    db: None, monkeypatch: pytest.MonkeyPatch, rates: list[tuple[str, str | None]], worth: Decimal | None
+) -> None:
+    now = clock.now()
+    cards = [
+        rating.read_card({"terms": [{"when": {}, "rates": {"input": one, **({"output": two} if two else {})}}]})
+        for one, two in rates
+    ]
+    listing = catalog.Listing([], [])
+    listing.versions = {
+        f"m-{place}": [catalog.Version(ids.new(), now - timedelta(days=1), None, card)]
+        for place, card in enumerate(cards)
+    }
+    monkeypatch.setattr(catalog, "listing", lambda: listing)
+    hold(held(event(event_id="a", model="nobody-knows", input_tokens=10**6, output_tokens=10**5)))
+    assert quarantine.backlog().worth_usd == worth
+    assert ("an unknown amount" in quarantine.backlog().told(now)) == (worth is None)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -136,3 +192,37 @@ def test_two_workers_never_take_the_same_row(books: Books) -> None:
 def test_every_verb_needs_the_callers_transaction(books: Books, call: Any) -> None:
     with pytest.raises(AssertionError):
         call()
+
+
+def test_open_rows_are_counted_by_model_with_their_oldest(books: Books) -> None:
+    first = clock.now() - timedelta(hours=2)
+    with transaction.atomic():
+        quarantine.hold([held(event(model="b"))], at=first, reported_by=None)
+    hold(held(event(model="b")), held(event(model="a")), held(event(model="c")))
+    rows("UPDATE quarantine SET resolved_at = now() WHERE model = 'c'")
+    told = quarantine.waits()
+    assert [(wait.model, wait.events, wait.more) for wait in told] == [("a", 1, False), ("b", 2, False)]
+    assert told[1].oldest == first
+    rows("UPDATE quarantine SET resolved_at = now()")
+    assert quarantine.waits() == []
+
+
+def test_no_model_is_counted_further_than_is_shown(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(
+        *(held(event(model="a")) for _ in range(4)), *(held(event(model="b")) for _ in range(3)), held(event(model="c"))
+    )
+    monkeypatch.setattr(quarantine, "COUNTED_MAX", 3)
+    monkeypatch.setattr(quarantine, "WAITS_MAX", 2)
+    assert [(wait.model, wait.events, wait.more) for wait in quarantine.waits()] == [("a", 3, True), ("b", 3, False)]
+
+
+def test_counting_open_rows_reads_the_index_of_open_rows_only(books: Books) -> None:
+    hold(held(event(model="a")), held(event(model="b")))
+    with transaction.atomic():
+        rows("SET LOCAL enable_seqscan = off")
+        rows("SET LOCAL enable_sort = off")
+        rows("SET LOCAL enable_bitmapscan = off")
+        plan = "\n".join(line for (line,) in rows(f"EXPLAIN {quarantine._WAITS}", 10, 10))
+    scans = re.findall(r"Scan(?: using (\w+))? on quarantine", plan)
+    assert len(scans) >= 2, plan
+    assert set(scans) == {"quarantine_open"}, plan

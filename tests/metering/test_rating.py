@@ -461,7 +461,7 @@ def test_a_card_that_says_something_unclear_is_refused(document: dict[str, Any],
 @pytest.mark.parametrize(
     "change",
     [{"zone": "Mars/Olympus"}, {"days": []}, {"days": [7]}, {"days": "0"}, {"start": "04:00"}, {"end": "25:00"},
-     {"start": 1}, {"zone": ""}, {"days": [True]}],
+     {"start": 1}, {"zone": ""}, {"days": [True]}, {"until": 0.5}],
     ids=str,
 )  # fmt: skip
 def test_a_window_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
@@ -519,3 +519,107 @@ def test_windows_that_overlap_cannot_be_published_and_neighbours_can() -> None:
 def test_a_window_whose_time_carries_its_own_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="zone"):
         rating.read_card(windowed(("01:00Z", "04:00Z")))
+
+
+PARTS = ("image_input_tokens", "audio_input_tokens", "image_output_tokens", "audio_output_tokens")
+
+
+@given(
+    document=documents(),
+    pools=pool_counts,
+    slack=pool_counts,
+    told=st.sets(st.sampled_from(PARTS)),
+    more=extras,
+    spare_units=st.dictionaries(st.sampled_from(["web_search_requests", "images"]), st.integers(0, 3), max_size=2),
+    at=instants,
+)
+def test_no_request_within_its_bounds_costs_more_than_the_worst_case(
+    document: dict[str, Any],
+    pools: dict[str, int],
+    slack: dict[str, int],
+    told: set[str],
+    more: dict[str, Any],
+    spare_units: dict[str, int],
+    at: datetime,
+) -> None:
+    used = counted(pools, **more)
+    most = counted({name: pools[name] + slack[name] for name in pools})
+    units = {name: used.units.get(name, 0) + spare_units.get(name, 0) for name in used.units.keys() | spare_units}
+    bounds = rating.Bounds(
+        most.input_tokens,
+        most.output_tokens,
+        units=units,
+        service_tier=used.service_tier,
+        batch=used.batch,
+        **{part: getattr(most, part) for part in told},
+    )
+    card = rating.read_card(document)
+    try:
+        worst = rating.worst_case(card, bounds, at)
+    except Unpriced:
+        # Then there is no hold either.
+        assume(False)
+    try:
+        cost = rating.rate(card, used, at).cost_pico
+    except Unpriced:
+        # What has no price is not charged.
+        assume(False)
+    assert cost <= worst
+
+
+def bounded(priced: rating.RateCard, tokens_in: int, tokens_out: int, **more: Any) -> Decimal:
+    """The worst case in dollars."""
+    return money.from_pico(rating.worst_case(priced, rating.Bounds(tokens_in, tokens_out, **more), AT))
+
+
+def test_the_worst_case_is_every_token_at_the_dearest_rate_it_may_have() -> None:
+    claude = card(entry(input="3", cached_input="0.3", cache_write="3.75", cache_write_1h="6", output="15"))
+    # 1,000 × 6 + 200 × 15 = 9,000 millionths.
+    assert bounded(claude, 1000, 200) == Decimal("0.009")
+    thinking = card(entry(input="1", output="2", reasoning="8"))
+    assert bounded(thinking, 0, 100) == Decimal("0.0008")
+    assert bounded(card(entry(input="0", output="0")), 10**6, 10**6) == 0
+    fees = card(entry(output="0"), units={"web_search_requests": "0.01"}, request="0.5")
+    # 1 × 10⁻⁶ + 3 × 0.01 + 0.5
+    assert bounded(fees, 1, 0, units={"web_search_requests": 3}) == Decimal("0.530001")
+
+
+def test_images_and_sound_count_at_their_rate_unless_there_are_none() -> None:
+    loud = card(entry(input="4", audio_input="32", image_input="5", output="16", audio_output="64"))
+    # All of it may be sound: 1,000 × 32 + 100 × 64.
+    assert bounded(loud, 1000, 100) == Decimal("0.0384")
+    # 1,000 × 4 + 100 × 16.
+    silent = {"audio_input_tokens": 0, "image_input_tokens": 0, "audio_output_tokens": 0}
+    assert bounded(loud, 1000, 100, **silent) == Decimal("0.0056")
+    # 10 × 32 + 200 × 5 + 790 × 4 + 1 × 64 + 99 × 16.
+    some = {"audio_input_tokens": 10, "image_input_tokens": 200, "audio_output_tokens": 1}
+    assert bounded(loud, 1000, 100, **some) == Decimal("0.006128")
+
+
+def test_the_worst_case_of_a_long_context_is_the_dearer_side_of_each_threshold() -> None:
+    long = card(entry(input="1", output="2"), entry({"above_input_tokens": 1000}, input="3", output="4"))
+    assert bounded(long, 1000, 10) == Decimal("0.00102")
+    assert bounded(long, 1001, 10) == Decimal("0.003043")
+    bulk = card(entry(input="10", output="2"), entry({"above_input_tokens": 1000}, input="1", output="2"))
+    # 1,000 tokens at 10 are dearer than 1,001 at 1.
+    assert bounded(bulk, 1001, 10) == Decimal("0.01002")
+
+
+def test_the_worst_case_has_no_price_for_what_the_card_has_none_for() -> None:
+    text = card(entry(output="2"))
+    for most, param in (
+        ({"image_input_tokens": 1}, "image_input_tokens"),
+        ({"audio_output_tokens": 1}, "audio_output_tokens"),
+        ({"units": {"moon_shots": 1}}, "units"),
+        ({"service_tier": "platinum"}, "service_tier"),
+        ({"batch": True}, "batch"),
+    ):
+        with pytest.raises(Unpriced) as caught:
+            bounded(text, 10, 10, **most)
+        assert caught.value.param == param
+    embedding = card(entry())
+    assert bounded(embedding, 10, 0) == Decimal("0.00001")
+    with pytest.raises(Unpriced) as caught:
+        bounded(embedding, 10, 1)
+    assert caught.value.param == "output_tokens"
+    assert [rating.prices_output(each) for each in (text, embedding)] == [True, False]

@@ -80,3 +80,15 @@ def test_conditions_are_written_as_a_card_writes_them_and_told_in_words() -> Non
     assert str(cell) == "priority, batch, above 1000 input tokens, 22:00 to 00:00 UTC"
     assert (BASE.when(), str(BASE)) == ({}, "base")
     assert BATCH.when() == {"batch": True}
+
+
+def test_what_nobody_states_is_named_by_entry() -> None:
+    base = rates(input="2", cached_input="0.2", image_input="2", output="8")
+    found = cards.lay_out({BASE: base, LONG: rates(input="4"), BATCH: rates(input="1", output="4")}, units={},
+                          added={"image_input"})  # fmt: skip
+    by_entry = dict(zip([str(entry["when"]) for entry in found.document["terms"]], found.implied, strict=True))
+    assert by_entry == {
+        "{}": {"image_input"},
+        "{'above_input_tokens': 200000}": {"cached_input", "image_input", "output"},
+        "{'batch': True}": {"cached_input", "image_input"},
+    }

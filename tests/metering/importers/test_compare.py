@@ -197,3 +197,21 @@ def test_tenfold_jumps_in_a_list_are_seen_against_the_list_before() -> None:
         if jump is not None and jump.reaches(10):
             flagged[draft.model] = jump.place
     assert flagged == {"gpt-4o": "input, batch"}
+
+
+def test_two_cards_of_one_model_are_set_side_by_side() -> None:
+    old, new = card(base(input="2", output="10")), card(base(input="2.02", output="100"))
+    (found,) = compare.between(old, new, model="gpt-4o", other_model="openai/gpt-4o")
+    assert found == Disagreement("gpt-4o", "openai/gpt-4o", "output", Decimal(10), Decimal(100), Decimal("900.00"))
+    assert found.jump.reaches(10)
+    assert not found._replace(other_usd=Decimal("99.999999")).jump.reaches(10)
+
+
+def test_a_list_that_is_silent_about_the_cache_does_not_disagree_about_it() -> None:
+    told = drafted(("m", document(base(input="2", cached_input="0.2", output="8", reasoning="9"))))
+    silent = drafted(("m", document(base(input="2", output="8"))))
+    for one, other in ((told, silent), (silent, told)):
+        # Thinking that is not priced apart is priced: as output.
+        assert [found.place for found in compare.compare(one, other)] == ["reasoning"]
+    dearer = drafted(("m", document(base(input="2", cached_input="2", output="8", reasoning="9"))))
+    assert [found.place for found in compare.compare(told, dearer)] == ["cached_input"]

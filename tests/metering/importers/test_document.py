@@ -76,3 +76,22 @@ def test_any_json_is_read_or_refused_as_a_whole(text: str) -> None:
         assert why.startswith("the document is")
     else:
         assert read == document.read(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": {"b": [1, {"c": NaN}]}}', ["$.a.b[1].c: NaN is not JSON"]),
+        ('[Infinity, -Infinity, 1e400, "NaN"]', ["$[0]: Infinity is not JSON", "$[1]: -Infinity is not JSON"]),
+        ('{"gpt-4.1": {"x": 1, "x": 2}}', ['$["gpt-4.1"].x: it stands there more than once']),
+        ('{"a": 1, "b": NaN, "a": {"c": 1, "c": 1}}', [
+            "$.a: it stands there more than once", "$.a.c: it stands there more than once", "$.b: NaN is not JSON",
+        ]),
+        ('{"a\\u0000\\"b": NaN}', ['$["a\N{REPLACEMENT CHARACTER}\\"b"]: NaN is not JSON']),
+        ('{"a": [1, 2.5, null, true, "x", {}]}', []),
+    ],
+)  # fmt: skip
+def test_faults_are_named_by_their_path(text: str, found: list[str]) -> None:
+    faults = [*document.faults(document.read(text))]
+    assert [str(fault) for fault in faults] == found
+    assert all(fault.grave for fault in faults)

@@ -3,7 +3,7 @@
 import pytest
 
 from metering.importers import drafted
-from metering.importers.drafted import Drafted, Findings, Refusal
+from metering.importers.drafted import Absurd, Drafted, Findings, Refusal
 from metering.names import Name
 
 RATES = {"terms": [{"when": {}, "rates": {"input": "1"}}]}
@@ -67,3 +67,12 @@ def test_whatever_is_shown_is_one_short_printable_line() -> None:
     long = drafted.shown("x" * 10_000)
     assert (len(long), long[-1]) == (300, "…")
     assert drafted.shown(7) == "7"
+
+
+def test_only_an_absurd_reason_is_grave() -> None:
+    findings = Findings("m")
+    findings.refuse("input", ValueError("too fine"))
+    findings.refuse("output", Absurd("-1 is negative"))
+    assert [(str(refusal), refusal.grave) for refusal in findings.refused] == [
+        ("m: input: too fine", False), ("m: output: -1 is negative", True),
+    ]  # fmt: skip

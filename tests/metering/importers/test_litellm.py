@@ -233,7 +233,7 @@ def test_what_does_not_speak_of_cost_is_no_gap() -> None:
         ("input_cost_per_token", '"3e-06"', "a number is needed, not a string"),
         ("input_cost_per_token", "true", "a number is needed, not a boolean"),
         ("input_cost_per_token", "[3e-06]", "a number is needed, not an array"),
-        ("input_cost_per_token", "3.0000000000000004e-06", "more than 6 decimals"),
+        ("input_cost_per_token", "8.333333333333334e-08", "more than 6 decimals"),
         ("input_cost_per_token", "3", "is it a price per 1M?"),
         ("output_cost_per_token_priority", "{}", "a number is needed, not an object"),
         ("cache_read_input_token_cost_above_200k_tokens", "-1", "negative"),
@@ -367,3 +367,43 @@ def test_random_files_give_cards_or_reasons_and_nothing_else(text: str) -> None:
 @given(garbage.damaged(TEXT))
 def test_a_damaged_file_gives_cards_or_reasons_and_nothing_else(raw: bytes) -> None:
     garbage.prove(litellm.read, raw)
+
+
+def test_prices_that_came_out_of_floats_are_taken_for_what_was_meant_and_it_is_said() -> None:
+    drafted = read(
+        input_cost_per_token="2.9999999999999997e-06",
+        input_cost_per_request="0.010000000000000002",
+        search_context_cost_per_query={"search_context_size_low": 0.005000000000000001},
+    )
+    (price,) = drafted.prices
+    assert price.rates == {
+        "terms": [{"when": {}, "rates": {"input": "3", "output": "15"}}],
+        "units": {"web_search_requests": "0.005"},
+        "request": "0.01",
+    }
+    assert {note.place for note in price.assumed} == {
+        "m: input_cost_per_token", "m: input_cost_per_request",
+        "m: search_context_cost_per_query.search_context_size_low",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "grave"),
+    [
+        ("input_cost_per_token", "-3e-06", True),
+        ("search_context_cost_per_query", '{"search_context_size_low": -1}', True),
+        ("tiered_pricing", '[{"range": [0, 10], "input_cost_per_token": -4e-06}]', True),
+        ("input_cost_per_token", "3", False),
+        ("input_cost_per_token", "NaN", False),
+    ],
+)
+def test_only_a_negative_price_is_grave(key: str, value: str, grave: bool) -> None:
+    assert [refusal.grave for refusal in read(**{key: value}).refused] == [grave]
+
+
+def test_what_the_file_does_not_state_of_an_entry_is_named() -> None:
+    drafted = read(supports_vision=True, cache_read_input_token_cost=3e-07, input_cost_per_token_batches=1.5e-06)
+    assert [set(pools) for pools in drafted.prices[0].implied] == [
+        {"image_input", "cached_image_input"},
+        {"image_input", "cached_image_input", "cached_input", "output"},
+    ]

@@ -365,3 +365,42 @@ def test_random_lists_give_cards_or_reasons_and_nothing_else(text: str) -> None:
 @given(garbage.damaged(TEXT) | garbage.anything(st.just("data")))
 def test_damaged_lists_give_cards_or_reasons_and_nothing_else(raw: bytes | str) -> None:
     garbage.prove(openrouter.read, raw)
+
+
+def test_prices_that_came_out_of_floats_are_taken_for_what_was_meant_and_it_is_said() -> None:
+    drafted = read(
+        prompt="0.00000015000000000000002", web_search="0.010000000000000002", request="0.0009999999999999999"
+    )
+    (price,) = drafted.prices
+    assert price.rates == {
+        "terms": [{"when": {}, "rates": {"input": "0.15", "output": "15"}}],
+        "units": {"web_search_requests": "0.01"},
+        "request": "0.001",
+    }
+    assert [note.place for note in price.assumed] == [
+        "v/m: pricing.prompt", "v/m: pricing.web_search", "v/m: pricing.request",
+    ]  # fmt: skip
+    override = read(overrides=[{"min_prompt_tokens": 5, "prompt": "0.0000060000000000000008"}])
+    assert [note.place for note in override.prices[0].assumed] == ["v/m: pricing.overrides[0].prompt"]
+
+
+def test_a_negative_price_is_grave_and_one_that_depends_is_not() -> None:
+    grave = {refusal.place: refusal.grave for refusal in (*read(prompt="-0.000003").refused, *DRAFTED.refused)}
+    assert grave == {
+        "v/m: pricing.prompt": True,
+        "openrouter/auto: pricing.prompt": False,
+        "openrouter/auto: pricing.completion": False,
+        "google/gemini-2.5-flash: pricing.input_cache_write": False,
+    }
+
+
+def test_what_the_list_does_not_state_of_an_entry_is_named() -> None:
+    drafted = read(
+        modalities=["text", "image"],
+        input_cache_read="0.0000003",
+        overrides=[{"min_prompt_tokens": 200000, "prompt": "0.000006"}],
+    )
+    assert [set(pools) for pools in drafted.prices[0].implied] == [
+        {"image_input", "cached_image_input"},
+        {"image_input", "cached_image_input", "cached_input", "output"},
+    ]

@@ -231,3 +231,9 @@ def test_any_part_may_be_anything_and_gives_a_card_or_a_reason(told: str) -> Non
 @given(garbage.damaged(text(MODEL, {**MODEL, "id": "n"})) | garbage.anything(st.just("models")))
 def test_damaged_files_give_cards_or_reasons_and_nothing_else(raw: bytes | str) -> None:
     garbage.prove(tollbook.read, raw)
+
+
+@pytest.mark.parametrize("prices", [None, 0, "", {}, False])
+def test_prices_that_are_no_list_are_refused_even_when_they_are_nothing(prices: Any) -> None:
+    drafted = tollbook.read(text({**MODEL, "prices": prices}))
+    assert [refusal.place for refusal in drafted.refused] == ["m: prices"]
