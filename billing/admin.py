@@ -1,51 +1,70 @@
 """The desk's pages of who owes: wallets and transfers, organizations with their money, records with their transfer.
 
-All of it is read only. Billing knows what an organization, a record and a wallet have to do with
-each other, so the pages that show them together replace those of ``orgs`` and ``metering`` here.
+All of it is read only; wallets and re-ratings have buttons for what can be done about them. What a
+wallet is made of has its pages in ``billing.money_admin``. Billing knows
+what an organization, a record and a wallet have to do with each other, so the pages that show them
+together replace those of ``orgs`` and ``metering`` here.
 """
 
+import re
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
+from django.db.models import F, QuerySet
+from django.db.models.functions import Abs
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
-from billing import wallets
-from billing.models import Correction, Rerating, ReratingShare, Transfer, TransferKind, Wallet
-from core import ids, money
-from core.admin import BooksAdmin, QuickList
-from metering.admin import (
-    NOTHING,
-    KeyedAdmin,
-    UsageRecordAdmin,
-    address,
-    find_organization,
-    link,
-    list_of,
-    presence,
-    stamp,
-    table,
+from billing import corrections, margins, rerating, wallets
+from billing.explain import Explanation, Part, arithmetic, explain
+from billing.models import CheckRun, Correction, Rerating, ReratingShare, Transfer, TransferKind, Wallet
+from billing.money_admin import (
+    ACTS,
+    PanelsAdmin,
+    ReasonForm,
+    adjustment_table,
+    ceiling_table,
+    grant_table,
+    head_table,
+    hold_table,
+    may,
+    terms_of,
+    transfer_link,
+    uses_of,
 )
+from core import clock, ids, money
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Tool, presence
+from core.errors import ApiError
+from core.http import from_exception
+from core.markup import NOTHING, as_facts, link, link_to, paragraphs, percent, refer, signed, stamp, table
+from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditions, find_organization, list_of
 from metering.models import UsageRecord
-from orgs.admin import OrganizationAdmin
-from orgs.models import Organization, User
+from orgs.admin import OrganizationAdmin, actor
+from orgs.models import Organization
 
 ROWS_SHOWN: Final = 20
 SHARES_SHOWN: Final = 100
+NAMED_MAX: Final = 200
+REFRESH_SECONDS: Final = 5
+DETAIL_SHOWN: Final = 200
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-def transfer_link(organization_id: UUID, transfer_id: UUID | None) -> str:
-    """A link to a transfer, if there is one."""
-    if transfer_id is None:
-        return NOTHING
-    return link("billing_transfer", address("tr", organization_id, transfer_id), ids.show("tr", transfer_id))
+def explain_place(row: UsageRecord) -> str:
+    """Where a record's cost is taken apart."""
+    return reverse("admin:metering_usagerecord_explain", args=[address("usage", row.organization_id, row.pk)])
 
 
 def record_table(records: Iterable[UsageRecord]) -> SafeString:
@@ -58,11 +77,13 @@ def record_table(records: Iterable[UsageRecord]) -> SafeString:
             f"{row.input_tokens:,}",
             f"{row.output_tokens:,}",
             money.plain(row.cost_usd),
+            link_to(explain_place(row), "explain"),
             row.end_user,
         )
         for row in records
     ]
-    return table(("record", "recorded (UTC)", "model", "input tokens", "output tokens", "cost (USD)", "end user"), rows)
+    heads = ("record", "recorded (UTC)", "model", "input tokens", "output tokens", "cost (USD)", "how", "end user")
+    return table(heads, rows)
 
 
 def transfer_table(transfers: Iterable[Transfer]) -> SafeString:
@@ -153,23 +174,6 @@ class StateColumns:
         return state_of(row).status
 
 
-def may(request: HttpRequest, right: str) -> bool:
-    """Whether the person at the desk has a right such as ``billing.view_wallet``."""
-    user = request.user
-    return isinstance(user, User) and user.has_perm(right)
-
-
-class PanelsAdmin(BooksAdmin[Any]):
-    """Pages with panels of other tables, each for those who may see that table."""
-
-    panels: Sequence[tuple[str, tuple[str, ...], str]] = ()
-
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """The page's own fields, then the panels: a heading, its fields and the right it takes."""
-        shown = [(heading, {"fields": names}) for heading, names, right in self.panels if may(request, right)]
-        return [*super().get_fieldsets(request, obj), *shown]
-
-
 admin.site.unregister(Organization)
 
 
@@ -221,10 +225,9 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
 
     @admin.display(description="more")
     def wallet_page(self, row: Organization) -> SafeString | str:
-        """The wallet's own page, which exists from its first transfer on."""
-        if not Wallet.objects.filter(pk=row.pk).exists():
-            return "No money has moved yet."
-        return link("billing_wallet", row.pk, "The wallet's page")
+        """The wallet's own page; its row exists from its first transfer on."""
+        shown = link("billing_wallet", row.pk, "The wallet's page")
+        return shown if Wallet.objects.filter(pk=row.pk).exists() else format_html("No money has moved yet. {}", shown)
 
     @admin.display(description="newest first")
     def recent_usage(self, row: Organization) -> SafeString:
@@ -238,8 +241,8 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
 
 
 @admin.register(Wallet)
-class WalletAdmin(StateColumns, PanelsAdmin):
-    """Wallets: what stands, and the transfers that explain it."""
+class WalletAdmin(StateColumns, PanelsAdmin, ActsAdmin[Any]):
+    """Wallets: what stands, what it is made of, the transfers that explain it, and what finance does about it."""
 
     list_display = ("organization", "balance", "available", "status", "overdraft", "credit_limit", "spent")
     list_select_related = ("organization",)
@@ -247,10 +250,29 @@ class WalletAdmin(StateColumns, PanelsAdmin):
     search_fields = ("pk",)
     search_help_text = "An organization's slug or id, or a person's e-mail address."
     fields = (
-        *("organization", "status", "balance", "available", "posted", "held", "overdraft", "credit_limit", "spent"),
-        *("low", "seq", "frozen_at", "created_at"),
+        *("organization", "status", "balance", "available", "posted", "held", "overdraft", "spent"),
+        *("terms", "seq", "since"),
     )
-    panels = (("Recent transfers", ("recent_transfers",), "billing.view_transfer"),)
+    panels = (
+        ("Credit, in the order in which it is spent", ("credit",), "billing.view_grant"),
+        ("Ceilings", ("ceilings",), "billing.view_budget"),
+        ("Open holds", ("open_holds",), "billing.view_hold"),
+        ("Money by hand", ("by_hand",), "billing.view_adjustment"),
+        ("Recent transfers", ("recent_transfers",), "billing.view_transfer"),
+        ("Sealed days", ("sealed",), "billing.view_ledgerhead"),
+    )
+    acts = ACTS
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Wallet | None:
+        """The wallet; one that was never touched stands at zero, so that something can be done about it too."""
+        found: Wallet | None = super().get_object(request, object_id, from_field)
+        if found is not None:
+            return found
+        try:
+            owner = Organization.objects.filter(pk=UUID(object_id)).first()
+        except ValueError:
+            return None
+        return None if owner is None else Wallet(organization=owner)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Wallet]:
         """With the organization's name, which is the wallet's."""
@@ -274,10 +296,40 @@ class WalletAdmin(StateColumns, PanelsAdmin):
         """What the wallet account holds."""
         return money.plain(row.posted_usd)
 
-    @admin.display(description="low below (USD)")
-    def low(self, row: Wallet) -> str:
-        """Where it begins to count as low."""
-        return money.plain(row.low_usd)
+    @admin.display(description="terms")
+    def terms(self, row: Wallet) -> SafeString:
+        """What people have set."""
+        return as_facts(terms_of(row))
+
+    @admin.display(description="first touched")
+    def since(self, row: Wallet) -> str:
+        """When its row was made."""
+        return NOTHING if row._state.adding else stamp(row.created_at)
+
+    @admin.display(description="grants")
+    def credit(self, row: Wallet) -> SafeString:
+        """What is left, by grant."""
+        return grant_table(row.organization)
+
+    @admin.display(description="in force")
+    def ceilings(self, row: Wallet) -> SafeString:
+        """As they stand now."""
+        return ceiling_table(row.organization)
+
+    @admin.display(description="oldest first")
+    def open_holds(self, row: Wallet) -> SafeString:
+        """What is set aside."""
+        return hold_table(row.organization)
+
+    @admin.display(description="newest first")
+    def by_hand(self, row: Wallet) -> SafeString:
+        """What finance has moved or means to."""
+        return adjustment_table(row.organization)
+
+    @admin.display(description="newest first")
+    def sealed(self, row: Wallet) -> SafeString:
+        """Where it stood at the end of days."""
+        return head_table(row.organization)
 
     @admin.display(description="newest first")
     def recent_transfers(self, row: Wallet) -> SafeString:
@@ -299,7 +351,10 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
         ("Money", {"fields": ("kind", "debit", "credit", "amount", "balance_after", "seq")}),
         ("Cause", {"fields": ("reference", "actor", "reason")}),
     )
-    panels = (("Its records", ("records",), "metering.view_usagerecord"),)
+    panels = (
+        ("Grants that it took from, or gave back to", ("uses",), "billing.view_grantuse"),
+        ("Its records", ("records",), "metering.view_usagerecord"),
+    )
 
     def find_in(self, organization: Organization, text: str) -> str | None:
         """By reference or by number, each through its unique key."""
@@ -334,6 +389,11 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
         """The wallet that it moved."""
         return link("billing_wallet", row.organization_id, f"wallet of {row.organization}")
 
+    @admin.display(description="uses")
+    def uses(self, row: Transfer) -> SafeString:
+        """What it took from which grant."""
+        return uses_of(row)
+
     @admin.display(description="records")
     def records(self, row: Transfer) -> SafeString | str:
         """The first records that name this transfer.
@@ -355,17 +415,215 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
 admin.site.unregister(UsageRecord)
 
 
+def _usd(amount: Decimal | None) -> str | None:
+    """Plain digits, or nothing."""
+    return None if amount is None else money.plain(amount)
+
+
+def part_table(parts: Sequence[Part]) -> SafeString:
+    """Pools × rates and what they come to."""
+    if not parts:
+        return paragraphs("Nothing was used that costs anything.")
+    rows = [
+        (
+            part.pool.replace("_", " "),
+            f"{part.quantity:,}",
+            money.plain(part.rate_usd),
+            "1M tokens" if part.per > 1 else "each",
+            money.plain(part.cost_usd),
+        )
+        for part in parts
+    ]
+    total = money.plain(sum((part.cost_usd for part in parts), money.ZERO))
+    return table(("pool", "quantity", "rate (USD)", "per", "cost (USD)"), rows, foot=("in all", "", "", "", total))
+
+
+def explained(found: Explanation) -> list[Section]:
+    """An explanation as a page shows it."""
+    record, price, rule, transfer = found.record, found.price, found.rule, found.transfer
+    sum_of = (
+        "The parts add up to what was charged." if found.matches else "THE PARTS DO NOT ADD UP TO WHAT WAS CHARGED."
+    )
+    cost = {"cost (USD)": money.plain(record.cost_usd), "arithmetic": arithmetic(found.parts), "checked": sum_of}
+    if found.corrections:
+        cost["after corrections (USD)"] = money.plain(found.net_usd)
+    if record.corrects_id is not None:
+        place = address("usage", record.organization_id, record.corrects_id)
+        cost["corrects"] = link("metering_usagerecord", place, ids.show("usage", record.corrects_id))
+    served = {
+        "rates": None if found.terms is None else conditions(found.terms),
+        "service tier served": record.service_tier,
+        "batch": record.batch,
+        "input tokens in all": f"{record.input_tokens:,}",
+        "occurred (UTC)": stamp(record.occurred_at),
+        "counted by": record.usage_source,
+    }
+    version = {
+        "price version": refer("metering_price", "price", price.id),
+        "from (UTC)": stamp(price.effective_from),
+        "source": price.source,
+    }
+    if rule is None:
+        version["price rule"] = "none: the catalog's price"
+    else:
+        version["price rule"] = refer("metering_pricerule", "rule", rule.id)
+        version["it says"] = (
+            "its own rates" if rule.factor is None else f"{money.plain(rule.factor)} × the catalog's price"
+        )
+        version["because"] = rule.reason
+    charge = {"transfer": "none: it cost nothing"}
+    if transfer is not None:
+        charge = {
+            "transfer": transfer_link(record.payer_id, transfer.id),
+            "kind": transfer.get_kind_display(),
+            "amount, of its whole batch (USD)": money.plain(transfer.amount_usd),
+            "posted (UTC)": stamp(transfer.created_at),
+        }
+    route = {
+        "attempts": record.attempts,
+        "served by": record.routed_model or record.model,
+        "provider": record.provider,
+        "channel": record.channel,
+        "provider's own cost (USD)": _usd(record.provider_cost_usd),
+        "margin (USD)": _usd(margins.of(record, corrected_usd=found.net_usd - record.cost_usd)),
+    }
+    return [
+        Section("Cost", as_facts(cost)),
+        Section("Pools × rates", part_table(found.parts)),
+        Section("Why these rates", as_facts({**served, **version})),
+        Section("Charge", as_facts(charge)),
+        Section("Route and margin", as_facts(route)),
+    ]
+
+
+def correction_table(found: Sequence[Correction], payer_id: UUID) -> str:
+    """What was posted about a record afterwards."""
+    rows = [
+        (
+            link("billing_correction", one.pk, one.get_kind_display()),
+            stamp(one.created_at),
+            money.plain(one.cost_usd),
+            transfer_link(payer_id, one.transfer_id),
+            one.reason,
+        )
+        for one in found[:ROWS_SHOWN]
+    ]
+    return table(("correction", "at (UTC)", "difference (USD)", "transfer", "reason"), rows) if rows else NOTHING
+
+
+MARGIN_HEADS = (
+    *("model", "served by", "records", "cost (USD)", "provider's cost (USD)", "margin (USD)", "of cost"),
+    *("apart: records", "apart: cost (USD)", "corrections"),
+)
+
+
+def margin_cells(one: margins.Margin) -> tuple[object, ...]:
+    """A margin in the columns of ``MARGIN_HEADS``; what is unknown is left out, not zero."""
+    known = one.known
+    return (
+        one.model,
+        one.routed_model,
+        f"{one.records:,}",
+        _usd(one.cost_usd if known else None),
+        _usd(one.provider_cost_usd if known else None),
+        _usd(one.margin_usd),
+        percent(one.margin_usd, one.cost_usd) if one.margin_usd is not None else None,
+        f"{one.unknown_records:,}",
+        money.plain(one.unknown_cost_usd),
+        f"{one.corrections:,}",
+    )
+
+
+def margin_sections(found: margins.Margins) -> list[Section]:
+    """Margins of a period as a page shows them."""
+    foot = ("all", *margin_cells(found.total)[1:])
+    by_model = table(MARGIN_HEADS, map(margin_cells, found.by_model), foot=foot)
+    by_day = table(("day (UTC)", *MARGIN_HEADS), [(one.day, *margin_cells(one)) for one in found.by_day])
+    told = [
+        "The margin is what customers paid for records whose gateway said what they cost, less that. Corrections are "
+        "in it on the day on which they were posted; failed requests are not."
+    ]
+    if found.total.unknown_records:
+        apart = f"Of {found.total.unknown_records:,} records nobody said what they cost us"
+        told.append(f"{apart}; they are counted apart and are in no margin.")
+    more = paragraphs("The latest; for the others choose a shorter period.") if found.has_more else ""
+    return [
+        Section("By model", format_html("{}{}", paragraphs(*told), by_model)),
+        Section("By day", format_html("{}{}", by_day, more)),
+    ]
+
+
+class PeriodForm(forms.Form):
+    """Days, and whose records."""
+
+    first = forms.DateField(label="from (UTC)", widget=forms.DateInput(attrs={"type": "date"}))
+    last = forms.DateField(label="to, inclusive", widget=forms.DateInput(attrs={"type": "date"}))
+    organization = forms.CharField(
+        required=False, help_text="A slug, an org_ id or a person's e-mail address; everybody's records without one."
+    )
+
+    def clean_organization(self) -> Organization | None:
+        """The one that is meant."""
+        text = self.cleaned_data["organization"]
+        found = find_organization(text)
+        if text and found is None:
+            raise forms.ValidationError("No organization has that name.")
+        return found
+
+
 @admin.register(UsageRecord)
 class ChargedRecordAdmin(UsageRecordAdmin):
-    """Usage records with the transfer that charged them and what was corrected since."""
+    """Usage records with the transfer that charged them, what was corrected since, and what is left of it."""
+
+    list_display: Any = (
+        *("shown_id", "recorded", "model", "cost", "margin", "in_and_out", "status", "end_user", "event_id", "key"),
+    )
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the explanation of a record, and margins in sum."""
+        framed = self.admin_site.admin_view
+        return [
+            path("margins/", framed(self.margins_view), name=f"{self.page}_margins"),
+            path("<path:object_id>/explain/", framed(self.explain_view), name=f"{self.page}_explain"),
+            *super().get_urls(),
+        ]
+
+    def tools(self, request: HttpRequest, row: UsageRecord) -> list[Tool]:
+        """The way to the explanation."""
+        return [Tool("Explain the cost", explain_place(row))]
+
+    def list_tools(self, request: HttpRequest) -> list[Tool]:
+        """The way to the margins."""
+        return [Tool("Margins", reverse(f"admin:{self.page}_margins"))]
 
     def get_fieldsets(self, request: HttpRequest, obj: UsageRecord | None = None) -> Any:
         """The money, with whose it was."""
-        more = ("payer", "transfer", *(("corrections",) if may(request, "billing.view_correction") else ()))
+        more = (
+            "margin_now",
+            "payer",
+            "transfer",
+            *(("corrections",) if may(request, "billing.view_correction") else ()),
+        )
         return [
             (heading, {**options, "fields": (*options["fields"], *more)} if heading == "Money" else options)
             for heading, options in super().get_fieldsets(request, obj)
         ]
+
+    @admin.display(description="margin (USD)")
+    def margin(self, row: UsageRecord) -> str:
+        """As it was charged."""
+        return _usd(margins.of(row)) or NOTHING
+
+    @admin.display(description="margin (USD)")
+    def margin_now(self, row: UsageRecord) -> str:
+        """As it was charged, and with what was corrected since."""
+        charged = margins.of(row)
+        if charged is None:
+            return "part of the corrected record's" if row.corrects_id else "unknown: nobody said what it cost us"
+        corrected = corrections.corrected_by([row])[row.pk]
+        if not corrected:
+            return money.plain(charged)
+        return f"{money.plain(charged)} as charged, {money.plain(charged + corrected)} with its corrections"
 
     @admin.display(description="paid by")
     def payer(self, row: UsageRecord) -> SafeString:
@@ -381,17 +639,55 @@ class ChargedRecordAdmin(UsageRecordAdmin):
     def corrections(self, row: UsageRecord) -> str:
         """What was posted about it afterwards."""
         found = Correction.objects.filter(organization_id=row.organization_id, record_id=row.pk).order_by("pk")
-        rows = [
-            (
-                link("billing_correction", one.pk, one.get_kind_display()),
-                stamp(one.created_at),
-                money.plain(one.cost_usd),
-                transfer_link(row.payer_id, one.transfer_id),
-                one.reason,
-            )
-            for one in found[:ROWS_SHOWN]
-        ]
-        return table(("correction", "at (UTC)", "difference (USD)", "transfer", "reason"), rows) if rows else NOTHING
+        return correction_table(list(found[:ROWS_SHOWN]), row.payer_id)
+
+    def explain_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """How a record's cost came about."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        try:
+            found = explain(row)
+        except ApiError as error:
+            self.message_user(request, str(error), messages.WARNING)
+            return HttpResponseRedirect(self.place_of(row))
+        sections = explained(found)
+        if found.corrections and may(request, "billing.view_correction"):
+            sections.append(Section("Corrections", correction_table(found.corrections, row.payer_id)))
+        return self.show(request, "How its cost came about", sections, row=row)
+
+    def margins_view(self, request: HttpRequest) -> HttpResponse:
+        """Margins by model and day; of the last week unless other days are asked for."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        today = clock.now().date()
+        form = PeriodForm(request.GET or {"first": today - timedelta(days=6), "last": today})
+        sections: list[Section] = []
+        if form.is_valid():
+            told = form.cleaned_data
+            owner = told["organization"]
+            try:
+                found = margins.between(
+                    start=told["first"],
+                    end=_day_after(told["last"]),
+                    organization_id=None if owner is None else owner.pk,
+                )
+            except ApiError as error:
+                form.add_error("last", str(error))
+            except DatabaseError as error:
+                form.add_error(
+                    None, f"It could not be worked out, perhaps for a shorter period: {from_exception(error)}"
+                )
+            else:
+                sections = margin_sections(found)
+        return self.show(request, "Margins", sections, template="admin/ask.html", form=form)
+
+
+def _day_after(day: date) -> date:
+    """The next day; the last one there is has none."""
+    return min(day, date.max - timedelta(days=1)) + timedelta(days=1)
 
 
 @admin.register(Correction)
@@ -442,9 +738,111 @@ class CorrectionAdmin(BooksAdmin[Correction]):
         return transfer_link(payer or row.organization_id, row.transfer_id)
 
 
+def words(text: str) -> list[str]:
+    """What stands between commas, spaces and line ends, each once."""
+    return list(dict.fromkeys(word for word in re.split(r"[\s,]+", text) if word))
+
+
+class PlanForm(ReasonForm):
+    """Which records to rate again."""
+
+    field_order = ("start", "end", "models", "organizations", "reason")
+    start = When(label="from (UTC)", help_text="Of when a record was made; inclusive.")
+    end = When(label="until (UTC)", help_text="Exclusive, and at least a minute ago.")
+    models = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Ids of the catalog, between commas, spaces or lines. None means all.",
+    )
+    organizations = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Slugs, org_ ids or people's e-mail addresses. None means all.",
+    )
+
+    def clean_models(self) -> list[str]:
+        """The ids."""
+        return words(self.cleaned_data["models"])
+
+    def clean_organizations(self) -> list[UUID]:
+        """The ids of those that are meant."""
+        named = words(self.cleaned_data["organizations"])
+        if len(named) > NAMED_MAX:
+            raise forms.ValidationError(f"At most {NAMED_MAX} can be named.")
+        found = {name: find_organization(name) for name in named}
+        for name, organization in found.items():
+            if organization is None:
+                raise forms.ValidationError(f"No organization is called {name}.")
+        return list({organization.pk for organization in found.values() if organization is not None})
+
+
+def _plan(request: HttpRequest, _: None, told: dict[str, Any]) -> Done:
+    act = rerating.plan(
+        start=told["start"], end=told["end"], reason=told["reason"], by=actor(request),
+        model_slugs=told["models"], organization_ids=told["organizations"],
+    )  # fmt: skip
+    return Done("A dry run: nothing is posted yet.", place=reverse("admin:billing_rerating_change", args=[act.pk]))
+
+
+def _apply(request: HttpRequest, row: Rerating, _: dict[str, Any]) -> Done:
+    if not is_planned(row):
+        return Done("It was begun before.", level=messages.WARNING)
+    rerating.begin(row, by=actor(request))
+    return Done("Begun: a worker posts the differences, and this page follows it.")
+
+
+def _undo(request: HttpRequest, row: Rerating, told: dict[str, Any]) -> Done:
+    back = rerating.take_back(row, reason=told["reason"], by=actor(request))
+    place = reverse("admin:billing_rerating_change", args=[back.pk])
+    return Done("Begun: this act takes the differences back, and this page follows it.", place=place)
+
+
+def is_planned(row: Rerating) -> bool:
+    """Whether an act is a dry run so far."""
+    return row.state == Rerating.State.PLANNED
+
+
+def undone_by(row: Rerating) -> Rerating | None:
+    """The act that took another one's differences back."""
+    return Rerating.objects.filter(undoes=row).first()
+
+
+def share_table(row: Rerating) -> SafeString:
+    """What an act means for each organization, the greatest difference first, and in all."""
+    shares = ReratingShare.objects.filter(rerating=row).select_related("organization")
+    found = list(shares.order_by(Abs(F("after_usd") - F("before_usd")).desc(), "pk")[: SHARES_SHOWN + 1])
+    if not found:
+        return paragraphs("Nothing changes for anybody.")
+    rows = [
+        (
+            link("orgs_organization", share.organization_id, share.organization),
+            f"{share.records:,}",
+            money.plain(share.before_usd),
+            money.plain(share.after_usd),
+            signed(share.after_usd - share.before_usd),
+            f"{share.unpriced:,}",
+            "yes" if share.finished else "no",
+        )
+        for share in found[:SHARES_SHOWN]
+    ]
+    total = rerating.outcome(row)
+    foot = (
+        "all", f"{total.records:,}", money.plain(total.before_usd), money.plain(total.after_usd),
+        signed(total.difference_usd), f"{total.unpriced:,}", "",
+    )  # fmt: skip
+    heads = ("organization", "records", "before (USD)", "after (USD)", "difference (USD)", "unpriced", "posted")
+    told = "A positive difference is charged, a negative one is given back. Unpriced records are left alone."
+    more = "" if len(found) <= SHARES_SHOWN else paragraphs(f"The first {SHARES_SHOWN}; the last line counts all.")
+    return format_html("{}{}{}", paragraphs(told), table(heads, rows, foot=foot), more)
+
+
+def _shares(row: Rerating) -> list[Section]:
+    return [Section("What it changes" if is_planned(row) else "What it changed", share_table(row))]
+
+
 @admin.register(Rerating)
-class ReratingAdmin(PanelsAdmin):
-    """Acts of re-rating, and what each means for whom."""
+class ReratingAdmin(PanelsAdmin, ActsAdmin[Any]):
+    """Acts of re-rating: planned as a dry run, applied, undone; and what each means for whom."""
 
     list_display = ("shown_id", "state", "start", "end", "actor", "reason", "created_at", "applied_at")
     list_filter = ("state",)
@@ -452,10 +850,44 @@ class ReratingAdmin(PanelsAdmin):
     search_fields = ("pk",)
     search_help_text = "A rerate_ id."
     fields = (
-        *("shown_id", "state", "start", "end", "models_text", "organizations_text", "undoes"),
+        *("shown_id", "state_now", "start", "end", "models_text", "organizations_text", "undoing", "undone"),
         *("reason", "actor", "created_at", "applied_at"),
     )
     panels = (("By organization", ("shares",), "billing.view_reratingshare"),)
+    list_acts = (
+        Act(
+            "plan",
+            "Plan a re-rating",
+            "What records of a period would cost by the price book of now. This is a dry run: it is written down, "
+            "organization by organization, and posts nothing.",
+            _plan,
+            form=PlanForm,
+        ),
+    )
+    acts = (
+        Act(
+            "apply",
+            "Apply",
+            "The differences are posted to everybody's books as new records and transfers. It is counted again "
+            "while it is posted, so corrections since the dry run are taken into account.",
+            _apply,
+            facts=_shares,
+            possible=is_planned,
+        ),
+        Act(
+            "undo",
+            "Undo",
+            "Another act takes every difference back; both stay in the books. It can be done once.",
+            _undo,
+            form=ReasonForm,
+            facts=_shares,
+            possible=lambda row: row.state == Rerating.State.APPLIED and undone_by(row) is None,
+        ),
+    )
+
+    def refresh(self, row: Rerating) -> int | None:
+        """Often, while it is posted."""
+        return REFRESH_SECONDS if row.state == Rerating.State.APPLYING else None
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Rerating], search_term: str
@@ -466,6 +898,21 @@ class ReratingAdmin(PanelsAdmin):
         except ValueError:
             return (queryset.none() if search_term.strip() else queryset), False
 
+    @admin.display(description="state")
+    def state_now(self, row: Rerating) -> str:
+        """How far it is."""
+        if is_planned(row):
+            return "planned: a dry run, nothing is posted"
+        if row.state == Rerating.State.APPLIED:
+            return "applied"
+        finished = list(ReratingShare.objects.filter(rerating=row).values_list("finished", "records"))
+        done = sum(whole for whole, _ in finished)
+        records = sum(count for _, count in finished)
+        return (
+            f"being applied: {done:,} of {len(finished):,} organizations done, {records:,} records corrected so far. "
+            "A worker goes on with it every minute; this page is read again by itself."
+        )
+
     @admin.display(description="models")
     def models_text(self, row: Rerating) -> str:
         """Which models' records."""
@@ -474,26 +921,51 @@ class ReratingAdmin(PanelsAdmin):
     @admin.display(description="organizations")
     def organizations_text(self, row: Rerating) -> str:
         """Whose records."""
-        return ", ".join(ids.show("org", each) for each in row.organization_ids) or "all"
+        if row.undoes_id is not None:
+            return "those of the act that it undoes"
+        known = dict(Organization.objects.filter(pk__in=row.organization_ids).values_list("pk", "slug"))
+        return ", ".join(known.get(each, ids.show("org", each)) for each in row.organization_ids) or "all"
+
+    @admin.display(description="undoes")
+    def undoing(self, row: Rerating) -> str:
+        """The act whose differences it takes back."""
+        return refer("billing_rerating", "rerate", row.undoes_id)
+
+    @admin.display(description="undone by")
+    def undone(self, row: Rerating) -> str:
+        """The act that takes its differences back."""
+        back = undone_by(row)
+        return NOTHING if back is None else refer("billing_rerating", "rerate", back.pk)
 
     @admin.display(description="shares")
     def shares(self, row: Rerating) -> str:
         """What it means for the first organizations."""
-        found = list(
-            ReratingShare.objects.filter(rerating=row).select_related("organization").order_by("pk")[: SHARES_SHOWN + 1]
-        )
-        rows = [
-            (
-                link("orgs_organization", share.organization_id, share.organization),
-                f"{share.records:,}",
-                money.plain(share.before_usd),
-                money.plain(share.after_usd),
-                money.plain(share.after_usd - share.before_usd),
-                f"{share.unpriced:,}",
-                "yes" if share.finished else "no",
-            )
-            for share in found[:SHARES_SHOWN]
-        ]
-        heads = ("organization", "records", "before (USD)", "after (USD)", "difference (USD)", "unpriced", "finished")
-        more = "" if len(found) <= SHARES_SHOWN else f"The first {SHARES_SHOWN}; there are more."
-        return format_html("{}{}", table(heads, rows), more) if rows else NOTHING
+        return share_table(row)
+
+
+@admin.register(CheckRun)
+class CheckRunAdmin(BooksAdmin[CheckRun]):
+    """What each check of the books last found, run from the schedule; those that fail come first."""
+
+    list_display = ("name", "ok", "seen", "what", "scope", "began_at", "took")
+    list_filter = ("ok",)
+    ordering = ("ok", "name")
+    sortable_by = ()
+    search_fields = ("name",)
+    search_help_text = "An id such as V09, or what is checked."
+    fields = ("name", "ok", "seen", "detail", "scope", "began_at", "took")
+
+    @admin.display(description="what it says")
+    def what(self, row: CheckRun) -> str:
+        """The beginning of the detail."""
+        return Truncator(row.detail).chars(DETAIL_SHOWN) or NOTHING
+
+    @admin.display(description="looked at")
+    def scope(self, row: CheckRun) -> str:
+        """How far back it went."""
+        return "everything" if row.everything else "what is new since the last sealed day"
+
+    @admin.display(description="took")
+    def took(self, row: CheckRun) -> str:
+        """Milliseconds."""
+        return f"{row.took_ms:,} ms"

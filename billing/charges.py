@@ -6,7 +6,7 @@ exactly when its first copy was charged. Usage is never refused for lack of fund
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from uuid import UUID
 
 from django.db import Error, transaction
 
-from billing import ledger
+from billing import budgets, holds, ledger, wallets
+from billing.books import Need
 from billing.models import Account, TransferKind
 from core import ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry, sqlstate
@@ -205,19 +206,92 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
     """Write the records of claimed lines and charge their wallets, as the last act of the caller's transaction."""
     charged = [line for line in won if line.state == _RECORDED]
     failures = [line for line in won if line.state == _LOGGED]
-    totals: dict[UUID, int] = {}
+    ended = _end_holds(won)
+    charged = _paid(charged, ended, at=at)
+    by_payer: dict[UUID, list[Line]] = {}
     for line in charged:
-        payer = line.item.payer_id
-        totals[payer] = totals.get(payer, 0) + line.cost_pico
-    moves = {payer: _charge(payer, pico, next(stamps)) for payer, pico in totals.items() if pico}
+        by_payer.setdefault(line.item.payer_id, []).append(line)
+    moves = {
+        payer: _charge(payer, lines, next(stamps))
+        for payer, lines in by_payer.items()
+        if any(line.cost_pico for line in lines)
+    }
     if charged:
         usage.write((_charged(line, moves) for line in charged), at=at, reported_by=reported_by)
     if failures:
         usage.write_failures(
             (usage.Failed(line.record_id, line.item, line.model) for line in failures), at=at, reported_by=reported_by
         )
-    if moves:
-        ledger.post(list(moves.values()), at=at)
+    owners = {line.item.organization_id for line in charged} | {one.freed.organization_id for one in ended.values()}
+    if owners:
+        locked = ledger.post(list(moves.values()), at=at, released=holds.reserved(ended.values()), also=owners)
+        if ended:
+            budgets.free(one.freed for one in ended.values())
+        counted = [_counted(line) for line in charged if locked[line.item.organization_id].has_budgets]
+        if counted:
+            budgets.count(counted, at=at)
+
+
+def _end_holds(lines: Sequence[Line]) -> dict[UUID, holds.Settled]:
+    """End the holds that these events name; by record. What is quarantined may still be charged, so its hold stays."""
+    return holds.settle(
+        holds.Arrived(line.item.organization_id, line.item.authorization_id, line.record_id, line.state == _RECORDED)
+        for line in lines
+        if line.item.authorization_id is not None and line.state != _QUARANTINED
+    )
+
+
+def _paid(charged: list[Line], ended: Mapping[UUID, holds.Settled], *, at: datetime) -> list[Line]:
+    """The lines with the wallet that pays for each: the hold's, or in fallback mode whichever can."""
+    choosing = {
+        line.item.organization_id
+        for line in charged
+        if line.item.fallback_id is not None and line.record_id not in ended
+    }
+    falling = wallets.falling_back(choosing) if choosing else set()
+    if not falling and not ended:
+        return charged
+    others = {line.item.fallback_id for line in charged if line.item.organization_id in falling}
+    left = _reach(charged, ended, others=others, at=at) if falling else {}
+    paid = []
+    for line in charged:
+        payer = line.item.organization_id
+        other = line.item.fallback_id
+        if line.record_id in ended:
+            payer = ended[line.record_id].payer_id
+        elif payer in falling and other is not None and left[payer] < line.cost_usd <= left[other]:
+            payer = other
+        if left:
+            left[payer] -= line.cost_usd
+        paid.append(line if payer == line.item.payer_id else line._replace(item=line.item._replace(payer_id=payer)))
+    return paid
+
+
+def _reach(
+    charged: Sequence[Line], ended: Mapping[UUID, holds.Settled], *, others: Collection[UUID | None], at: datetime
+) -> dict[UUID, Decimal]:
+    """What each wallet that may pay has available, under the locks of all that this transaction touches.
+
+    All of them, for one more locked later would break the order. Credit that is over by now is not
+    there any more, and what the batch's own holds had set aside is.
+    """
+    named = {line.item.organization_id for line in charged} | {other for other in others if other is not None}
+    for one in ended.values():
+        named |= {one.payer_id, one.freed.organization_id}
+    freed = holds.reserved(ended.values())
+    return {
+        organization_id: wallet.available + freed.get(organization_id, money.ZERO)
+        for organization_id, wallet in ledger.post([], at=at, also=named).items()
+    }
+
+
+def _counted(line: Line) -> budgets.Counted:
+    """What a line counts against ceilings."""
+    item = line.item
+    tokens = item.event.input_tokens + item.event.output_tokens
+    return budgets.Counted(
+        item.organization_id, item.project_id, item.member_id, item.api_key_id, line.cost_usd, tokens
+    )
 
 
 def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]:
@@ -310,11 +384,13 @@ def _hold(
     }
 
 
-def _charge(payer: UUID, pico: int, transfer_id: UUID) -> ledger.Move:
+def _charge(payer: UUID, lines: Sequence[Line], transfer_id: UUID) -> ledger.Move:
     """One charge for all that a batch costs a wallet; each of its records names it."""
+    needs = tuple(Need(line.cost_usd, line.record_id, line.model) for line in lines if line.cost_pico)
     return ledger.Move(
-        payer, TransferKind.CHARGE, Account.WALLET, Account.REVENUE, money.from_pico(pico),
-        id=transfer_id,
+        payer, TransferKind.CHARGE, Account.WALLET, Account.REVENUE,
+        money.from_pico(sum(line.cost_pico for line in lines)), id=transfer_id, needs=needs,
+        by_record=any(line.item.organization_id != payer for line in lines),
     )  # fmt: skip
 
 

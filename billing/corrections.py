@@ -12,7 +12,9 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from billing import ledger
+from billing import budgets, ledger, tracing
+from billing.books import Need
+from billing.ledger import Back, Move
 from billing.models import Account, Correction, TransferKind
 from core import errors, ids, money
 from core.transactions import retry
@@ -23,6 +25,7 @@ from orgs.audit import Actor
 
 ADVISORY_CLASS = 7002
 REASON_MAX = 500
+UNKNOWN_EVENT = "No event with that id was accepted for this organization."
 
 
 class Voided(NamedTuple):
@@ -71,17 +74,21 @@ def check_reason(reason: str) -> str:
 def _void(organization_id: UUID, event_id: str, reason: str, by: Actor) -> Voided:
     at = usage.started_at()
     hold_records(organization_id)
-    claim = usage.standing([(organization_id, event_id)]).get((organization_id, event_id))
-    if claim is None:
-        raise errors.NotFound("No event with that id was accepted for this organization.", param="event_id")
-    if claim.state == UsageClaim.State.QUARANTINED:
-        first = quarantine.withdraw(claim.record_id, at=at)
-        if first:
+    claim = _claim(organization_id, event_id)
+    if claim is None or claim.state == UsageClaim.State.QUARANTINED:
+        held = quarantine.rows_of(organization_id, event_id)
+        withdrawn = [row_id for row_id in held if quarantine.withdraw(row_id, at=at)]
+        for row_id in withdrawn:
             audit.note(
-                actor=by, verb="event.voided", subject=quarantine.row(claim.record_id),
+                actor=by, verb="event.voided", subject=quarantine.row(row_id),
                 details={"event_id": event_id, "reason": reason},
             )  # fmt: skip
-        return Voided(None, None, money.ZERO, first)
+        # Whoever had the row may have charged the event while we waited for it.
+        claim = _claim(organization_id, event_id)
+        if claim is None and not held:
+            raise errors.NotFound(UNKNOWN_EVENT, param="event_id")
+        if claim is None or claim.state == UsageClaim.State.QUARANTINED:
+            return Voided(None, None, money.ZERO, bool(withdrawn))
     if claim.state == UsageClaim.State.LOGGED:
         return Voided(None, None, money.ZERO, False)
     record = UsageRecord.objects.filter(organization_id=organization_id, id=claim.record_id).first()
@@ -101,6 +108,10 @@ def _void(organization_id: UUID, event_id: str, reason: str, by: Actor) -> Voide
         details={"event_id": event_id, "reason": reason, "cost_usd": money.plain(cost)},
     )  # fmt: skip
     return Voided(correction.id, record.id, cost, True)
+
+
+def _claim(organization_id: UUID, event_id: str) -> usage.Claim | None:
+    return usage.standing([(organization_id, event_id)]).get((organization_id, event_id))
 
 
 def hold_records(organization_id: UUID) -> None:
@@ -146,15 +157,21 @@ def post(
     """Post differences on records of one organization, inside the caller's transaction, as its last act.
 
     Each becomes a usage record that names what it corrects; what is owed and what is given back
-    are one transfer each and payer.
+    are one transfer each and payer. What is given back returns to the grants that paid.
     """
     stamps = ids.run(at=at)
-    sums: dict[tuple[UUID, bool], Decimal] = {}
+    owed: dict[tuple[UUID, bool], list[Change]] = {}
     for change in changes:
         if change.cost_usd:
-            key = (change.record.payer_id, change.cost_usd > 0)
-            sums[key] = sums.get(key, money.ZERO) + change.cost_usd
-    moves = {key: _move(key, amount, kind, next(stamps), actor, reason) for key, amount in sums.items()}
+            owed.setdefault((change.record.payer_id, change.cost_usd > 0), []).append(change)
+    moves: dict[tuple[UUID, bool], Move] = {}
+    for key, some in owed.items():
+        plain = _move(key, sum((one.cost_usd for one in some), money.ZERO), kind, next(stamps), actor, reason)
+        if key[1]:
+            needs = tuple(Need(one.cost_usd, one.record.id, one.record.model) for one in some)
+            moves[key] = plain._replace(needs=needs, by_record=True)
+        else:
+            moves[key] = plain._replace(back=_back(key[0], some))
     corrections = []
     for change in changes:
         move = moves.get((change.record.payer_id, change.cost_usd > 0)) if change.cost_usd else None
@@ -182,9 +199,44 @@ def post(
         ),
         at=at,
     )
-    if moves:
-        ledger.post(list(moves.values()), at=at)
+    locked = ledger.post(list(moves.values()), at=at, also=[organization_id])
+    if locked[organization_id].has_budgets:
+        budgets.count([_counted(change) for change in changes], at=at)
     return corrections
+
+
+def _counted(change: Change) -> budgets.Counted:
+    """What a correction adds to ceilings: as the record that it writes, in the window in which it is made."""
+    record = change.record
+    tokens = -record.total_tokens if change.negate else 0
+    return budgets.Counted(
+        record.organization_id, record.project_id, record.member_id, record.api_key_id, change.cost_usd, tokens
+    )
+
+
+def _back(payer_id: UUID, changes: Sequence[Change]) -> list[Back]:
+    """What goes back to which grant: to the last that paid first, and what none paid for (overdraft) before all."""
+    records = [change.record for change in changes]
+    shares = tracing.shares(payer_id, records)
+    so_far = corrected_by(records)
+    back = []
+    for change in changes:
+        left = -change.cost_usd
+        paid = shares[change.record.id]
+        net = change.record.cost_usd + so_far[change.record.id]
+        loose = min(left, net - sum(paid.values(), money.ZERO))
+        if loose > 0:
+            back.append(Back(None, loose, change.record.id))
+            left -= loose
+        for grant_id, amount in reversed(paid.items()):
+            taken = min(left, amount)
+            if taken > 0:
+                back.append(Back(grant_id, taken, change.record.id))
+                left -= taken
+        # Nothing gives back more than was paid; were it so, the money still belongs to the customer.
+        if left > 0:
+            back.append(Back(None, left, change.record.id))
+    return back
 
 
 def _move(

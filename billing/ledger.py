@@ -4,30 +4,59 @@ A transfer is one amount from one account to another of the same organization, s
 unbalanced; its reference is unique, so it cannot be posted twice. The wallet row is the mutex of
 everything it owns: it is locked last in a transaction, all wallets of the transaction in one
 sorted statement, without keeping children's foreign keys waiting (``FOR NO KEY UPDATE``).
+Whoever posts to a wallet first ends the grants whose time is over and begins those whose time has
+come, so money that is gone by the clock cannot be spent.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
 
-from billing import books
-from billing.models import Account, TransferKind
-from core import ids
+from billing import books, lots
+from billing.books import Need, Return, Standing, Step
+from billing.lots import Given, Open
+from billing.models import Account, TransferKind, Wallet
+from core import ids, money
 from core.bulk import array, copy_rows
+from ops import outbox
+
+Level = Wallet.Level
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIT_SEPARATOR = "\x1f"
 
 
 class TransferConflict(Exception):
     """A reference was posted before with another amount or account."""
 
 
+class NotEnough(Exception):
+    """The lots that may pay for a move do not cover it, or less is owed than it pays off: ``covered_usd``."""
+
+    def __init__(self, covered_usd: Decimal) -> None:
+        super().__init__(f"only {money.plain(covered_usd)} USD can be moved")
+        self.covered_usd = covered_usd
+
+
+class Back(NamedTuple):
+    """Money to give back to the grant that paid for a record; without a grant it becomes a new one."""
+
+    grant_id: UUID | None
+    amount_usd: Decimal
+    record_id: UUID
+
+
 class Move(NamedTuple):
     """Money to move into or out of an organization's wallet, and why. ``amount_usd`` > 0.
 
     ``reference`` is the cause; a move without one is its own, and its ``id`` must be given.
+    Out of the wallet: ``needs`` say for which records (default: none), ``only`` from which kind of
+    grant, at most what they hold. Into it: a grant ``given``, or money ``back`` to grants; with
+    neither it pays off overdraft.
     """
 
     organization_id: UUID
@@ -39,51 +68,348 @@ class Move(NamedTuple):
     actor: str = ""
     reason: str = ""
     id: UUID | None = None
+    needs: Sequence[Need] = ()
+    by_record: bool = False
+    only: str | None = None
+    given: Given | None = None
+    back: Sequence[Back] = ()
+
+
+class Locked(NamedTuple):
+    """A wallet under its lock, as it stands ``now`` by the database's clock."""
+
+    standing: Standing
+    held: Decimal
+    head: bytes
+    credit_limit: Decimal
+    low: Decimal
+    level: str
+    frozen: bool
+    mode: str
+    enforcement: str
+    has_budgets: bool
+    next_change: datetime | None
+    now: datetime
+
+    @property
+    def available(self) -> Decimal:
+        """What a hold may take (decisions 2); below zero where more is promised than there is."""
+        return self.standing.balance + self.credit_limit - self.held
+
+    @property
+    def blocked(self) -> bool:
+        """Whether calls are refused whatever they cost."""
+        return self.frozen or self.standing.overdraft > self.credit_limit
+
+    @property
+    def status(self) -> str:
+        """As gateways are told it."""
+        return books.status(
+            balance=self.standing.balance, overdraft=self.standing.overdraft, credit_limit=self.credit_limit,
+            low=self.low, frozen=self.frozen,
+        )  # fmt: skip
 
 
 _COLUMNS = {
     "id": "uuid", "organization_id": "uuid", "kind": "text", "debit": "text", "credit": "text", "amount_usd": "numeric",
     "reference": "text", "seq": "int8", "balance_after_usd": "numeric", "actor": "text", "reason": "text",
-    "created_at": "timestamptz",
+    "created_at": "timestamptz", "digest": "bytea",
 }  # fmt: skip
 
 
-def post(moves: Sequence[Move], *, at: datetime) -> dict[UUID, books.Standing]:
+def post(
+    moves: Sequence[Move],
+    *,
+    at: datetime,
+    released: Mapping[UUID, Decimal] | None = None,
+    also: Collection[UUID] = (),
+) -> dict[UUID, Locked]:
     """Write each move once, inside the caller's transaction; call it once per transaction, last.
 
     ``at`` is the transaction's start by the database's clock. A reference posted before is left
-    alone; the same reference with another amount or account raises ``TransferConflict``. Returns
-    where each touched wallet stands afterwards.
+    alone; the same reference with another amount or account raises ``TransferConflict``.
+    ``released`` lowers what holds reserve in a wallet; the wallets ``also`` named only get what is
+    due done to them. Returns where each touched wallet stands afterwards.
     """
     assert connection.in_atomic_block, "ledger.post needs a transaction"
-    standings = lock({move.organization_id for move in moves})
+    freed = released or {}
+    locked = lock({move.organization_id for move in moves} | freed.keys() | set(also))
     fresh = _unposted(moves)
-    stamps = ids.run(at=at)
-    rows: list[tuple[Any, ...]] = []
+    entry = _Entry(at, locked, _opened(locked, fresh))
+    for organization_id in sorted(locked):
+        entry.settle_due(organization_id)
     for move in fresh:
-        standing = standings[move.organization_id]
-        if move.debit == Account.WALLET:
-            steps = books.spend(standing, move.amount_usd, kind=move.kind, to=move.credit)
-        else:
-            assert move.credit == Account.WALLET, "every move so far touches the wallet"
-            steps = books.receive(standing, move.amount_usd, kind=move.kind, source=move.debit)
+        entry.make(move)
+    entry.write(freed)
+    return {organization_id: entry.after(organization_id, freed) for organization_id in locked}
+
+
+def _opened(locked: Mapping[UUID, Locked], fresh: Sequence[Move]) -> dict[UUID, Open]:
+    """The open lots of wallets that have any."""
+    given = {move.organization_id for move in fresh if move.given or move.back}
+    wanted = [
+        organization_id
+        for organization_id, wallet in locked.items()
+        if wallet.standing.posted or wallet.next_change or organization_id in given
+    ]
+    return lots.opened(wanted) if wanted else {}
+
+
+class _Entry:
+    """What one posting writes: worked out in memory under the locks, then written set by set."""
+
+    def __init__(self, at: datetime, locked: Mapping[UUID, Locked], opened: Mapping[UUID, Open]) -> None:
+        self._at = at
+        self._stamps = ids.run(at=at)
+        self._locked = locked
+        self._opened = {organization: opened.get(organization, Open()) for organization in locked}
+        self._waiting = {organization: list(self._opened[organization].waiting) for organization in locked}
+        self._standings = {
+            organization: wallet.standing._replace(lots=self._opened[organization].lots)
+            for organization, wallet in locked.items()
+        }
+        self._heads = {organization: wallet.head for organization, wallet in locked.items()}
+        self._rows: list[tuple[Any, ...]] = []
+        self._uses: list[tuple[UUID, UUID, UUID, books.Use]] = []
+        self._new: dict[tuple[UUID, UUID], tuple[Given, UUID | None]] = {}
+        self._begun: dict[tuple[UUID, UUID], UUID] = {}
+
+    def settle_due(self, organization_id: UUID) -> None:
+        """Begin the grants whose time has come, and end those whose time is over."""
+        wallet = self._locked[organization_id]
+        if wallet.next_change is None or wallet.next_change > wallet.now:
+            return
+        for grant in list(self._waiting[organization_id]):
+            if grant.effective_at <= wallet.now:
+                self._waiting[organization_id].remove(grant)
+                self._begun[organization_id, grant.id] = self._begin(grant, transfer_id=None)
+        steps = books.expire(self._standings[organization_id], at=wallet.now)
         for step in steps:
-            # The move's own transfer carries the id that others refer to; draw and repayment get theirs.
+            self._end(organization_id, step)
+
+    def make(self, move: Move) -> None:
+        """Work one move out."""
+        organization_id = move.organization_id
+        standing = self._standings[organization_id]
+        if move.given is not None:
+            key = organization_id, move.given.id
+            if move.given.effective_at > self._locked[organization_id].now:
+                self._waiting[organization_id].append(move.given)
+                self._new[key] = move.given, None
+            else:
+                self._new[key] = move.given, self._begin(move.given, transfer_id=move.id, kind=move.kind)
+            return
+        if move.debit == Account.WALLET:
+            steps = self._spend(standing, move)
+        elif move.back:
+            steps = books.give_back(standing, self._returns(move), kind=move.kind, at=self._locked[organization_id].now)
+        else:
+            if move.amount_usd > standing.overdraft:
+                raise NotEnough(standing.overdraft)
+            steps = books.forgive(standing, move.amount_usd, kind=move.kind, source=move.debit)
+        self._take(move, steps)
+
+    def _spend(self, standing: Standing, move: Move) -> list[Step]:
+        if move.only is not None:
+            covered = sum((lot.remaining for lot in standing.lots if lot.kind == move.only), money.ZERO)
+            if covered < move.amount_usd:
+                raise NotEnough(covered)
+        needs = move.needs or (Need(move.amount_usd),)
+        return books.spend(standing, needs, kind=move.kind, to=move.credit, only=move.only, by_record=move.by_record)
+
+    def _returns(self, move: Move) -> list[Return]:
+        """The lots that a move gives back to, as they stand now."""
+        organization_id = move.organization_id
+        standing = {lot.id: lot for lot in self._standings[organization_id].lots}
+        named = {one.grant_id for one in move.back if one.grant_id is not None}
+        closed = lots.find(organization_id, named - standing.keys()) if named - standing.keys() else {}
+        # What still stands in the row of one that has just ended is on its way to breakage.
+        found = standing | {one: lot._replace(remaining=money.ZERO) for one, lot in closed.items()}
+        loose = sum((one.amount_usd for one in move.back if one.grant_id is None), money.ZERO)
+        returns = [
+            Return(found[one.grant_id], one.amount_usd, one.record_id) for one in move.back if one.grant_id is not None
+        ]
+        if loose:
+            assert move.id is not None
+            given = Given(
+                next(self._stamps), organization_id, books.ADJUSTMENT, loose, self._at, f"{move.kind}:{move.id}",
+                Account.REVENUE, move.actor, move.reason,
+            )  # fmt: skip
+            self._new[organization_id, given.id] = given, move.id
+            returns.append(Return(given.lot._replace(remaining=money.ZERO), loose))
+        return returns
+
+    def _begin(self, grant: Given, *, transfer_id: UUID | None, kind: str = TransferKind.GRANT) -> UUID:
+        """Post a grant; the id of its transfer."""
+        organization_id = grant.organization_id
+        now = self._locked[organization_id].now
+        steps = books.receive(self._standings[organization_id], grant.lot, kind=kind, source=grant.source, at=now)
+        own = transfer_id or next(self._stamps)
+        for step in steps:
+            if step.kind == TransferKind.EXPIRY:
+                self._end(organization_id, step)
+                continue
+            made = own if step.kind == kind else next(self._stamps)
+            self._append(organization_id, step, made, grant.reference, grant.actor, grant.reason)
+        return own
+
+    def _end(self, organization_id: UUID, step: Step) -> None:
+        """Post that a grant is over; it ends once, whatever may be given back to it later."""
+        self._append(organization_id, step, next(self._stamps), f"end:{step.uses[0].lot_id}", "", "")
+
+    def _take(self, move: Move, steps: Sequence[Step]) -> None:
+        cause = move.reference or f"transfer:{move.id}"
+        for step in steps:
+            # The move's own transfer carries the id that others refer to; draw, repayment and expiry get theirs.
             own = step.kind == move.kind
-            rows.append((
-                move.id if own and move.id else next(stamps), move.organization_id, step.kind, step.debit, step.credit,
-                step.amount, move.reference or f"transfer:{move.id}", step.after.seq, step.after.balance, move.actor,
-                move.reason, at,
-            ))  # fmt: skip
-        standings[move.organization_id] = steps[-1].after
-    if rows:
-        copy_rows("transfer", _COLUMNS, rows)
-        _store({organization: standings[organization] for organization in {move.organization_id for move in fresh}})
-    return standings
+            reference = f"{cause}/{step.uses[0].lot_id}" if step.kind == TransferKind.EXPIRY else cause
+            made = move.id if own and move.id else next(self._stamps)
+            self._append(move.organization_id, step, made, reference, move.actor, move.reason)
+
+    def _append(
+        self, organization_id: UUID, step: Step, transfer_id: UUID, reference: str, actor: str, reason: str
+    ) -> None:
+        row = (
+            transfer_id, organization_id, str(step.kind), str(step.debit), str(step.credit), step.amount, reference,
+            step.after.seq, step.after.balance, actor, reason, self._at,
+        )  # fmt: skip
+        digest = link(self._heads[organization_id], row)
+        self._heads[organization_id] = digest
+        self._rows.append((*row, digest))
+        for use in step.uses:
+            # A grant made by this posting begins with what was given, so only what left it again is traced.
+            if use.amount > 0 or (organization_id, use.lot_id) not in self._new:
+                self._uses.append((organization_id, next(self._stamps), transfer_id, use))
+        self._standings[organization_id] = step.after
+
+    def write(self, released: Mapping[UUID, Decimal]) -> None:
+        """Write transfers, grants, uses and wallets, each in one statement."""
+        if self._rows:
+            copy_rows("transfer", _COLUMNS, self._rows)
+        if self._new:
+            lots.insert(
+                (
+                    (given, given.amount_usd if transfer is None else self._left(key), transfer)
+                    for key, (given, transfer) in self._new.items()
+                ),
+                at=self._at,
+            )
+        changed = {key: left for key, left in self._changes() if key not in self._new}
+        if changed or self._begun:
+            lots.store(changed, self._begun)
+        if self._uses:
+            lots.trace(self._uses)
+        moved = {organization for organization, wallet in self._locked.items() if self._moved(organization, wallet)}
+        if stored := {organization: self.after(organization, released) for organization in moved | released.keys()}:
+            self._store(stored)
+
+    def _left(self, key: tuple[UUID, UUID]) -> Decimal:
+        organization_id, grant_id = key
+        return next((lot.remaining for lot in self._standings[organization_id].lots if lot.id == grant_id), money.ZERO)
+
+    def _changes(self) -> Iterator[tuple[tuple[UUID, UUID], Decimal]]:
+        """What is left of each lot that this posting changed."""
+        for organization_id, opened in self._opened.items():
+            before = {lot.id: lot.remaining for lot in opened.lots}
+            after = {lot.id: lot.remaining for lot in self._standings[organization_id].lots}
+            for lot_id in before.keys() | after.keys():
+                if before.get(lot_id) != after.get(lot_id):
+                    yield (organization_id, lot_id), after.get(lot_id, money.ZERO)
+        for grant in (one for opened in self._opened.values() for one in opened.waiting):
+            key = grant.organization_id, grant.id
+            if key in self._begun and not self._left(key):
+                yield key, money.ZERO
+
+    def _moved(self, organization_id: UUID, wallet: Locked) -> bool:
+        return (
+            self._standings[organization_id].seq != wallet.standing.seq
+            or self._next_change(organization_id) != wallet.next_change
+        )
+
+    def _next_change(self, organization_id: UUID) -> datetime | None:
+        """When the next grant ends or begins. A wallet whose lots were not read keeps what it knew."""
+        ends = [lot.expires_at for lot in self._standings[organization_id].lots if lot.expires_at is not None]
+        return min([*ends, *(one.effective_at for one in self._waiting[organization_id])], default=None)
+
+    def after(self, organization_id: UUID, released: Mapping[UUID, Decimal]) -> Locked:
+        """A wallet as this posting leaves it."""
+        wallet = self._locked[organization_id]
+        standing = self._standings[organization_id]
+        return wallet._replace(
+            standing=standing,
+            held=wallet.held - released.get(organization_id, money.ZERO),
+            head=self._heads[organization_id],
+            level=_level(standing, wallet),
+            next_change=self._next_change(organization_id),
+        )
+
+    def _store(self, stored: Mapping[UUID, Locked]) -> None:
+        """Keep the new standings; the transfers that explain them are already written."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE wallet SET posted_usd = new.posted, overdraft_usd = new.overdraft, spent_usd = new.spent,"
+                " seq = new.seq, held_usd = new.held, head = new.head, level = new.level, has_scoped = new.scoped,"
+                " next_change = new.next_change"
+                " FROM unnest(%s::uuid[], %s::numeric[], %s::numeric[], %s::numeric[], %s::int8[], %s::numeric[],"
+                " %s::bytea[], %s::text[], %s::bool[], %s::timestamptz[])"
+                " AS new (organization_id, posted, overdraft, spent, seq, held, head, level, scoped, next_change)"
+                " WHERE wallet.organization_id = new.organization_id",
+                [
+                    array(stored),
+                    array(wallet.standing.posted for wallet in stored.values()),
+                    array(wallet.standing.overdraft for wallet in stored.values()),
+                    array(wallet.standing.spent for wallet in stored.values()),
+                    array(wallet.standing.seq for wallet in stored.values()),
+                    array(wallet.held for wallet in stored.values()),
+                    [wallet.head for wallet in stored.values()],
+                    [str(wallet.level) for wallet in stored.values()],
+                    [any(lot.models for lot in wallet.standing.lots) for wallet in stored.values()],
+                    [wallet.next_change for wallet in stored.values()],
+                ],
+            )
+        _tell(self._locked, stored)
 
 
-def lock(organization_ids: Collection[UUID]) -> dict[UUID, books.Standing]:
-    """Lock these wallets in id order, making those that do not exist yet; where each stands."""
+def link(head: bytes, row: Sequence[Any]) -> bytes:
+    """A transfer's digest: SHA-256 over the digest before it and its columns, as ``verify`` derives it in SQL.
+
+    ``row`` stands in the order of the table's ``COPY``, without the digest.
+    """
+    parts = [
+        money.fixed(value) if isinstance(value, Decimal)
+        else str((value - _EPOCH) // timedelta(microseconds=1)) if isinstance(value, datetime)
+        else str(value)
+        for value in row
+    ]  # fmt: skip
+    return hashlib.sha256(head + _UNIT_SEPARATOR.join(parts).encode()).digest()
+
+
+def _level(standing: Standing, wallet: Locked) -> str:
+    return books.status(
+        balance=standing.balance, overdraft=standing.overdraft, credit_limit=wallet.credit_limit, low=wallet.low,
+        frozen=False,
+    )  # fmt: skip
+
+
+def _tell(before: Mapping[UUID, Locked], after: Mapping[UUID, Locked]) -> None:
+    """Leave an alert for each wallet that crossed a line, once for each crossing."""
+    messages = []
+    for organization_id, wallet in after.items():
+        old = before[organization_id].level
+        if wallet.level == old:
+            continue
+        if wallet.level == Level.EMPTY:
+            kind = "wallet.empty"
+        else:
+            kind = "wallet.low" if wallet.level == Level.LOW and old == Level.ACTIVE else "wallet.recovered"
+        data = {"balance_usd": money.plain(wallet.standing.balance), "low_usd": money.plain(wallet.low)}
+        messages.append(outbox.Message(kind, organization_id, f"{organization_id}:{wallet.standing.seq}", data))
+    if messages:
+        outbox.post_many(messages)
+
+
+def lock(organization_ids: Collection[UUID]) -> dict[UUID, Locked]:
+    """Lock these wallets in id order, making those that do not exist yet; where each stands, without its lots."""
     assert connection.in_atomic_block, "a lock needs a transaction"
     wanted = sorted(organization_ids)
     found = _lock_existing(wanted)
@@ -92,8 +418,8 @@ def lock(organization_ids: Collection[UUID]) -> dict[UUID, books.Standing]:
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO wallet (organization_id, posted_usd, held_usd, overdraft_usd, spent_usd,"
-                " credit_limit_usd, low_usd, seq, created_at)"
-                " SELECT unnest(%s::uuid[]), 0, 0, 0, 0, 0, 5, 0, now()"
+                " credit_limit_usd, low_usd, seq, head, mode, enforcement, level, has_scoped, has_budgets, created_at)"
+                " SELECT unnest(%s::uuid[]), 0, 0, 0, 0, 0, 5, 0, '', 'strict', 'strict', 'active', false, false, now()"
                 " ON CONFLICT (organization_id) DO NOTHING",
                 [missing],
             )
@@ -101,14 +427,95 @@ def lock(organization_ids: Collection[UUID]) -> dict[UUID, books.Standing]:
     return found
 
 
-def _lock_existing(wanted: Sequence[UUID]) -> dict[UUID, books.Standing]:
+def _lock_existing(wanted: Sequence[UUID]) -> dict[UUID, Locked]:
     with connection.cursor() as cursor:
+        # The clock is read once the lock is held: whoever waited sees the time at which it was let in.
         cursor.execute(
-            "SELECT organization_id, posted_usd, overdraft_usd, spent_usd, seq FROM wallet"
-            " WHERE organization_id = ANY(%s::uuid[]) ORDER BY organization_id FOR NO KEY UPDATE",
+            f"SELECT locked.*, clock_timestamp() FROM (SELECT {_STANDING} FROM wallet"
+            " WHERE organization_id = ANY(%s::uuid[]) ORDER BY organization_id FOR NO KEY UPDATE) AS locked",
             [array(wanted)],
         )
-        return {row[0]: books.Standing(*row[1:]) for row in cursor.fetchall()}
+        return {row[0]: _locked(row) for row in cursor.fetchall()}
+
+
+_STANDING = (
+    "organization_id, posted_usd, overdraft_usd, spent_usd, seq, held_usd, head, credit_limit_usd, low_usd, level,"
+    " frozen_at IS NOT NULL, mode, enforcement, has_budgets, next_change"
+)
+
+
+def _locked(row: Sequence[Any]) -> Locked:
+    """A row of ``_STANDING`` and the database's clock."""
+    return Locked(Standing(*row[1:5]), row[5], bytes(row[6]), *row[7:])
+
+
+def reserve_at_once(*, organization_id: UUID, amount_usd: Decimal, seconds: int) -> Locked | None:
+    """Set an amount aside for ``seconds`` in one guarded statement; the wallet afterwards, under its lock.
+
+    ``None`` where that cannot be said in one look: not enough, not strict, frozen, grants of limited
+    scope, or one that ends before then.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE wallet SET held_usd = held_usd + %(amount)s WHERE organization_id = %(organization)s"
+            " AND enforcement = 'strict' AND frozen_at IS NULL AND overdraft_usd <= credit_limit_usd"
+            " AND posted_usd - overdraft_usd + credit_limit_usd - held_usd >= %(amount)s"
+            " AND NOT has_scoped"
+            " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => %(seconds)s))"
+            f" RETURNING {_STANDING}, clock_timestamp()",
+            {"organization": organization_id, "amount": amount_usd, "seconds": seconds},
+        )
+        found = cursor.fetchone()
+    return None if found is None else _locked(found)
+
+
+def reserve(changes: Mapping[UUID, Decimal]) -> None:
+    """Add to what holds reserve in wallets that the caller has locked; below zero frees."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE wallet SET held_usd = held_usd + new.amount"
+            " FROM unnest(%s::uuid[], %s::numeric[]) AS new (organization_id, amount)"
+            " WHERE wallet.organization_id = new.organization_id",
+            [array(changes), array(changes.values())],
+        )
+
+
+class Terms(NamedTuple):
+    """What of a wallet is set by people; ``None`` leaves it."""
+
+    mode: str | None = None
+    enforcement: str | None = None
+    credit_limit_usd: Decimal | None = None
+    low_usd: Decimal | None = None
+    frozen: bool | None = None
+    has_budgets: bool | None = None
+
+
+def set_terms(organization_id: UUID, terms: Terms) -> tuple[Locked, Locked]:
+    """Change a wallet's terms under its lock, and alert if they make it cross a line; before and after."""
+    before = lock([organization_id])[organization_id]
+    chosen = {
+        "mode": before.mode if terms.mode is None else terms.mode,
+        "enforcement": before.enforcement if terms.enforcement is None else terms.enforcement,
+        "credit_limit": before.credit_limit if terms.credit_limit_usd is None else terms.credit_limit_usd,
+        "low": before.low if terms.low_usd is None else terms.low_usd,
+        "frozen": before.frozen if terms.frozen is None else terms.frozen,
+        "has_budgets": before.has_budgets if terms.has_budgets is None else terms.has_budgets,
+    }
+    after = before._replace(**chosen)  # type: ignore[arg-type]
+    after = after._replace(level=_level(after.standing, after))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE wallet SET mode = %s, enforcement = %s, credit_limit_usd = %s, low_usd = %s, has_budgets = %s,"
+            " level = %s, frozen_at = CASE WHEN %s THEN coalesce(frozen_at, clock_timestamp()) END"
+            " WHERE organization_id = %s",
+            [
+                after.mode, after.enforcement, after.credit_limit, after.low, after.has_budgets, after.level,
+                after.frozen, organization_id,
+            ],
+        )  # fmt: skip
+    _tell({organization_id: before}, {organization_id: after})
+    return before, after
 
 
 def _unposted(moves: Sequence[Move]) -> list[Move]:
@@ -141,21 +548,3 @@ def _unposted(moves: Sequence[Move]) -> list[Move]:
         elif told != (str(move.debit), str(move.credit), move.amount_usd):
             raise TransferConflict(f"{move.kind} {move.reference} was posted with other content")
     return fresh
-
-
-def _store(standings: Mapping[UUID, books.Standing]) -> None:
-    """Keep the new standings; the transfers that explain them are already written."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE wallet SET posted_usd = new.posted, overdraft_usd = new.overdraft, spent_usd = new.spent,"
-            " seq = new.seq FROM unnest(%s::uuid[], %s::numeric[], %s::numeric[], %s::numeric[], %s::int8[])"
-            " AS new (organization_id, posted, overdraft, spent, seq)"
-            " WHERE wallet.organization_id = new.organization_id",
-            [
-                array(standings),
-                array(standing.posted for standing in standings.values()),
-                array(standing.overdraft for standing in standings.values()),
-                array(standing.spent for standing in standings.values()),
-                array(standing.seq for standing in standings.values()),
-            ],
-        )

@@ -2,27 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from billing.explain import Part, parts_of
 from core import clock, errors, money
-from metering import catalog, pricing, rating, tokens
-from metering.events import explain_error
+from metering import counting, pricing, rating, tokens
+from metering.events import Name, Short, explain_error, least_input, least_output, phrases
 from orgs import organizations
 
 
 class Request(rating.Counts, kw_only=True):
     """What ``POST /v1/estimate`` is asked: counts, or text to count."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    model: Name
+    service_tier: Short | None = None
     max_output_tokens: rating.Count | None = None
     messages: Any = None
     input_text: Any = None
     output_text: Any = None
     tools: Any = None
+
+
+_MUST_BE = phrases(Request)
 
 
 class Asked(NamedTuple):
@@ -42,19 +46,19 @@ def read(body: Mapping[str, Any]) -> Asked:
     try:
         request = msgspec.convert(told, Request)
     except msgspec.ValidationError as error:
-        raise explain_error(str(error)) from error
-    model = catalog.listing().find(request.model)
+        raise explain_error(str(error), must_be=_MUST_BE) from error
     estimated = False
-    tables = (model.encoding if model else tokens.DEFAULT_ENCODING, model.owned_by if model else None)
     if "input_tokens" not in told:
         if request.messages is None and request.input_text is None:
             raise errors.MissingParameter("input_tokens is required, or messages or input_text.", param="input_tokens")
         text = tokens.prompt(messages=request.messages, text=request.input_text, tools=request.tools)
-        request.input_tokens, estimated = tokens.estimate(text, encoding=tables[0], vendor=tables[1]), True
+        counted = counting.estimate(text, model=request.model)
+        request.input_tokens, estimated = max(least_input(request), counted), True
     if "output_tokens" not in told:
         if request.output_text is not None:
             text = tokens.passage(request.output_text, param="output_text")
-            request.output_tokens, estimated = tokens.estimate(text, encoding=tables[0], vendor=tables[1]), True
+            counted = counting.estimate(text, model=request.model)
+            request.output_tokens, estimated = max(least_output(request), counted), True
         else:
             request.output_tokens = request.max_output_tokens or 0
     return Asked(request.model, request, estimated)
@@ -91,9 +95,9 @@ def quote(*, model: str, counts: rating.Counts, organization_id: UUID | None) ->
     try:
         rated = rating.rate(offer.card, counts, now)
     except rating.Unpriced as unpriced:
-        raise errors.OutOfRange(f"{model}: {unpriced}.", param="model") from unpriced
+        raise errors.OutOfRange(f"{model}: {unpriced}.", param=unpriced.param) from unpriced
     except rating.Inconsistent as wrong:
-        raise errors.InconsistentUsage(f"{str(wrong).capitalize()}.", param=wrong.param) from wrong
+        raise errors.InconsistentUsage(f"{wrong}.", param=wrong.param) from wrong
     return Quote(
         found.slug,
         money.from_pico(rated.cost_pico),

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 
 from billing import charges
-from core import ids
+from core import failpoints, ids
 from core.transactions import retry
 from metering import attribution, catalog, quarantine, usage
 from metering.attribution import Attributed
@@ -37,6 +37,7 @@ def release() -> Released:
         done = retry(lambda after=after: _release_some(after))  # type: ignore[misc]
         if done is None:
             break
+        failpoints.reach("release.after_commit")
         charged, left, after = charged + done[0], left + done[1], done[2]
     return Released(charged, left)
 
@@ -60,12 +61,18 @@ def _release_some(after: UUID | None) -> tuple[int, int, UUID] | None:
             row.event.organization = owners[row.organization_id].slug
     outcomes = attribution.attribute([row.event for row in rows])
     found = {outcome.place: outcome for outcome in outcomes if isinstance(outcome, Attributed)}
+    # And as many of them as one transaction may be about: on a sharded database, one organization's.
+    first = {item.place for group in charges.together(list(found.values()))[:1] for item in group}
+    end = min(found.keys() - first, default=len(rows))
+    rows, found = rows[:end], {place: item for place, item in found.items() if place < end}
     stamps = ids.run(at=at)
     lines = [line for line in charges.price(found.values(), stamps) if line.unpriced is None]
     # An unpriced event holds its claim already; an orphan's belongs to nobody yet.
     held = usage.reclaim([line.claim for line in lines])
+    failpoints.reach("release.after_reclaim")
     rest = [line for line in lines if line.item.key not in held]
     standing = usage.claim([line.claim for line in rest])
+    failpoints.reach("release.after_claims")
     lost = {line.item.place for line in rest if line.item.key in standing}
     won = [line for line in lines if line.item.place not in lost]
     # Its id was charged meanwhile under the organization that it turned out to belong to: nothing is left to do.
@@ -73,7 +80,9 @@ def _release_some(after: UUID | None) -> tuple[int, int, UUID] | None:
         place for place in lost if _is_settled(standing[found[place].organization_id, found[place].event.event_id])
     }
     quarantine.resolve([rows[line.item.place].id for line in won] + [rows[place].id for place in duplicates], at=at)
+    failpoints.reach("release.after_resolve")
     charges.book(won, stamps=stamps, at=at, reported_by=rows[0].reported_by)
+    failpoints.reach("release.before_commit")
     closed = len(won) + len(duplicates)
     return len(won), len(rows) - closed, rows[-1].id
 

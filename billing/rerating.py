@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 from billing import corrections
 from billing.corrections import Change
 from billing.models import Correction, Rerating, ReratingShare
-from core import clock, errors, ids, money
+from core import clock, errors, failpoints, ids, money
 from core.transactions import retry
 from metering import catalog, pricing, rating, usage
 from metering.models import UsageRecord
@@ -89,26 +89,54 @@ def shares(act: Rerating) -> QuerySet[ReratingShare]:
     return ReratingShare.objects.filter(rerating=act).select_related("organization").order_by("organization__slug")
 
 
-def apply(act: Rerating, *, by: Actor) -> Outcome:
-    """Post the differences; goes on where an earlier run stopped, and does nothing when all is posted."""
+def begin(act: Rerating, *, by: Actor) -> None:
+    """Decide that a planned act is posted; ``resume`` does it. One that was begun before is left as it is."""
     with transaction.atomic():
         locked = Rerating.objects.select_for_update(no_key=True).get(pk=act.pk)
         if locked.state == Rerating.State.PLANNED:
             # What was foreseen is counted again from what is really posted.
             ReratingShare.objects.filter(rerating=act).update(records=0, before_usd=0, after_usd=0, unpriced=0)
-            Rerating.objects.filter(pk=act.pk).update(state=Rerating.State.APPLYING)
+            Rerating.objects.filter(pk=act.pk).update(state=Rerating.State.APPLYING, actor=by.label)
             audit.note(actor=by, verb="rerating.applied", subject=act, details={"reason": act.reason})
+            failpoints.reach("rerate.before_begin")
+
+
+def apply(act: Rerating, *, by: Actor, until: datetime | None = None) -> Outcome:
+    """Post the differences; goes on where an earlier run stopped, and does nothing when all is posted.
+
+    With ``until`` it stops between two chunks once that instant has passed.
+    """
+    begin(act, by=by)
+    failpoints.reach("rerate.after_begin")
     for share in ReratingShare.objects.filter(rerating=act, finished=False).order_by("organization_id"):
         while not retry(lambda share=share: _apply_some(act, share.pk, by=by)):  # type: ignore[misc]
-            pass
+            failpoints.reach("rerate.after_commit")
+            if until is not None and clock.now() >= until:
+                return outcome(act)
     Rerating.objects.filter(pk=act.pk, state=Rerating.State.APPLYING).update(
         state=Rerating.State.APPLIED, applied_at=clock.now()
     )
+    failpoints.reach("rerate.after_end")
     return outcome(act)
+
+
+def resume(*, until: datetime) -> int:
+    """Go on with the acts that were begun, for who began them, until then; how many are still not done."""
+    for act in list(open_acts()):
+        if clock.now() < until:
+            apply(act, by=Actor(kind="user", id="", label=act.actor), until=until)
+    return len(list(open_acts()))
 
 
 def undo(act: Rerating, *, reason: str, by: Actor) -> Rerating:
     """Take an applied act's differences back by another act, once. Raises ``Conflict`` or ``OutOfRange``."""
+    back = take_back(act, reason=reason, by=by)
+    apply(back, by=by)
+    return Rerating.objects.get(pk=back.pk)
+
+
+def take_back(act: Rerating, *, reason: str, by: Actor) -> Rerating:
+    """Decide that an applied act is undone, and make the act for it, which ``resume`` posts. Raises as ``undo``."""
     reason = corrections.check_reason(reason)
     with transaction.atomic():
         locked = Rerating.objects.select_for_update(no_key=True).get(pk=act.pk)
@@ -124,8 +152,7 @@ def undo(act: Rerating, *, reason: str, by: Actor) -> Rerating:
             for share in ReratingShare.objects.filter(rerating=act, records__gt=0)
         )
         audit.note(actor=by, verb="rerating.undone", subject=act, details={"reason": reason})
-    apply(back, by=by)
-    return Rerating.objects.get(pk=back.pk)
+    return back
 
 
 def _foresee(act: Rerating, organization_id: UUID) -> None:
@@ -155,11 +182,13 @@ def _apply_some(act: Rerating, share_id: int, *, by: Actor) -> bool:
     _add(share, changes, unpriced)
     share.last_record_id = chunk[-1].id
     share.save(update_fields=["records", "before_usd", "after_usd", "unpriced", "last_record_id"])
+    failpoints.reach("rerate.after_progress")
     if changes:
         corrections.post(
             share.organization_id, [change for _, change in changes], kind=Correction.Kind.RERATING,
             cause=ids.show("rerate", act.pk), actor=by.label, reason=act.reason, at=at,
         )  # fmt: skip
+    failpoints.reach("rerate.before_commit")
     return False
 
 

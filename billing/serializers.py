@@ -5,8 +5,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from billing.explain import Explanation, Part, arithmetic
-from billing.models import Account, Transfer
+from billing import holds
+from billing.explain import CHARGED_BEFORE, CORRECTED_BEFORE, UNDONE, Authorization, Explanation, Part, arithmetic
+from billing.grants import Credit
+from billing.models import Account, Hold, Transfer
 from billing.quotes import Asked, Quote
 from billing.wallets import State
 from core import clock, ids, money, wire
@@ -28,6 +30,8 @@ class WalletSerializer(serializers.Serializer[Any]):
     credit_limit_usd = UsdNumber()
     available_usd = UsdNumber()
     status = serializers.ChoiceField(["active", "low", "empty", "frozen"])
+    mode = serializers.ChoiceField(["strict", "fallback"], help_text="Whether the caller's personal wallet may pay")
+    enforcement = serializers.ChoiceField(["strict", "soft", "off"], help_text="What a hold must meet")
 
 
 class TransactionSerializer(serializers.Serializer[Any]):
@@ -104,8 +108,11 @@ class CallingKeySerializer(serializers.Serializer[Any]):
 class PartSerializer(serializers.Serializer[Any]):
     """One product of a cost's sum."""
 
-    pool = serializers.CharField()
-    quantity = serializers.IntegerField()
+    pool = serializers.CharField(
+        help_text="Tokens of a pool, a unit or request; of a correction also "
+        f"{CHARGED_BEFORE}, {CORRECTED_BEFORE} or {UNDONE}"
+    )
+    quantity = serializers.IntegerField(help_text="Negative where a void takes counts back")
     rate_usd = UsdNumber()
     per = serializers.IntegerField(help_text="The rate is for so many: 1000000 tokens, or 1 use")
     cost_usd = UsdNumber()
@@ -116,7 +123,6 @@ class ExplainedPriceSerializer(serializers.Serializer[Any]):
 
     id = serializers.CharField()
     effective_from = serializers.IntegerField()
-    source = serializers.CharField()  # type: ignore[assignment]
 
 
 class ExplainedRuleSerializer(serializers.Serializer[Any]):
@@ -156,6 +162,18 @@ class ExplainedCorrectionSerializer(serializers.Serializer[Any]):
     created_at = serializers.IntegerField()
 
 
+class ExplainedAuthorizationSerializer(serializers.Serializer[Any]):
+    """The authorization that the event named."""
+
+    id = serializers.CharField()
+    status = serializers.ChoiceField(
+        ["approved", "captured", "released", "expired", "unknown"],
+        help_text="unknown: not an authorization of this organization",
+    )
+    amount_usd = UsdNumber(allow_null=True, help_text="What was set aside")
+    settled = serializers.BooleanField(help_text="Whether this record ended the hold; if not, it was charged anyway")
+
+
 class ExplanationSerializer(serializers.Serializer[Any]):
     """``GET /v1/usage/{id}/explain``."""
 
@@ -166,35 +184,58 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     usage_source = serializers.CharField()
     cost_usd = UsdNumber()
     net_cost_usd = UsdNumber(help_text="With all corrections")
-    matches = serializers.BooleanField(help_text="Whether the parts add up to the cost, derived again just now")
+    matches = serializers.BooleanField(help_text="Whether the frozen price gives this cost, derived again just now")
     arithmetic = serializers.CharField()
     parts = PartSerializer(many=True)
     terms = ExplainedTermsSerializer(allow_null=True)
     price = ExplainedPriceSerializer()
     rule = ExplainedRuleSerializer(allow_null=True)
-    transfer = ExplainedTransferSerializer(allow_null=True)
+    transfer = ExplainedTransferSerializer(
+        allow_null=True, help_text="Null if nothing was moved, or for who may not read that wallet"
+    )
     attempts = serializers.IntegerField(allow_null=True)
+    authorization = ExplainedAuthorizationSerializer(allow_null=True)
     corrects = serializers.CharField(allow_null=True)
     corrections = ExplainedCorrectionSerializer(many=True)
 
 
-class EstimateRequestSerializer(serializers.Serializer[Any]):
-    """What ``POST /v1/estimate`` takes: counts as in an event, or text to count."""
+def _count(**more: Any) -> serializers.IntegerField:
+    """A count of a request; ``null`` is the same as absent."""
+    return serializers.IntegerField(
+        required=False, allow_null=True, min_value=0, max_value=rating.COUNT_MAX, **more
+    )  # fmt: skip
 
-    model = serializers.CharField()
-    input_tokens = serializers.IntegerField(required=False, min_value=0)
-    cached_input_tokens = serializers.IntegerField(required=False, min_value=0)
-    cache_write_tokens = serializers.IntegerField(required=False, min_value=0)
-    cache_write_1h_tokens = serializers.IntegerField(required=False, min_value=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0)
-    max_output_tokens = serializers.IntegerField(required=False, min_value=0, help_text="Taken for output_tokens")
-    reasoning_tokens = serializers.IntegerField(required=False, min_value=0)
-    units = serializers.DictField(child=serializers.IntegerField(min_value=0), required=False)
-    service_tier = serializers.CharField(required=False)
-    batch = serializers.BooleanField(required=False)
-    messages = serializers.ListField(required=False)
-    input_text = serializers.CharField(required=False)
-    output_text = serializers.CharField(required=False)
+
+class ToEstimateSerializer(serializers.Serializer[Any]):
+    """What ``POST /v1/estimate`` takes: counts as in an event, or text to count where a count is absent."""
+
+    model = serializers.CharField(max_length=128)
+    input_tokens = _count(help_text="Required unless messages or input_text is sent")
+    cached_input_tokens = _count()
+    cache_write_tokens = _count()
+    cache_write_1h_tokens = _count()
+    image_input_tokens = _count()
+    audio_input_tokens = _count()
+    cached_image_tokens = _count()
+    cached_audio_tokens = _count()
+    output_tokens = _count()
+    max_output_tokens = _count(help_text="Taken for output_tokens where neither that nor output_text is sent")
+    reasoning_tokens = _count()
+    image_output_tokens = _count()
+    audio_output_tokens = _count()
+    units = serializers.DictField(
+        child=serializers.IntegerField(min_value=0, max_value=rating.COUNT_MAX), required=False, allow_null=True
+    )
+    service_tier = serializers.CharField(required=False, allow_null=True, max_length=128)
+    batch = serializers.BooleanField(required=False, allow_null=True)
+    messages = serializers.ListField(
+        child=serializers.DictField(), required=False, allow_null=True, help_text="Counted and not kept"
+    )
+    tools = serializers.ListField(
+        child=serializers.DictField(), required=False, allow_null=True, help_text="Counted with messages or input_text"
+    )
+    input_text = serializers.CharField(required=False, allow_null=True, help_text="In place of messages")
+    output_text = serializers.CharField(required=False, allow_null=True, help_text="Counted and not kept")
 
 
 class EstimateSerializer(serializers.Serializer[Any]):
@@ -258,8 +299,19 @@ def show_terms(terms: rating.Terms) -> dict[str, Any]:
     }
 
 
+def _show_authorization(named: Authorization) -> dict[str, Any]:
+    """The authorization that an event named, and whether the event settled it."""
+    hold = named.hold
+    return {
+        "id": ids.show("auth", named.id),
+        "status": "unknown" if hold is None else holds.STATUS[Hold.State(hold.state)],
+        "amount_usd": None if hold is None else wire.number(hold.amount_usd),
+        "settled": named.settled,
+    }
+
+
 def show_explanation(found: Explanation) -> dict[str, Any]:
-    """How a record's cost came about; whom it was routed to and what that cost us stays inside."""
+    """How a record's cost came about; whom it was routed to, what that cost us and our notes stay inside."""
     record, price, rule, transfer = found.record, found.price, found.rule, found.transfer
     return {
         "object": "usage_explanation",
@@ -276,7 +328,6 @@ def show_explanation(found: Explanation) -> dict[str, Any]:
         "price": {
             "id": ids.show("price", price.id),
             "effective_from": clock.to_unix(price.effective_from),
-            "source": price.source,
         },
         "rule": None
         if rule is None
@@ -295,6 +346,7 @@ def show_explanation(found: Explanation) -> dict[str, Any]:
             "created_at": clock.to_unix(transfer.created_at),
         },
         "attempts": record.attempts,
+        "authorization": None if found.authorization is None else _show_authorization(found.authorization),
         "corrects": None if record.corrects_id is None else ids.show("usage", record.corrects_id),
         "corrections": [
             {
@@ -309,25 +361,22 @@ def show_explanation(found: Explanation) -> dict[str, Any]:
     }
 
 
-def granted(state: State) -> Decimal:
-    """What is left of granted credit. All credit is promotional as long as grants are the only way in."""
-    return max(state.balance_usd, money.ZERO)
-
-
-def show_wallet(state: State, slug: str | None) -> dict[str, Any]:
-    """A wallet."""
+def show_wallet(state: State, credit: Credit, slug: str | None) -> dict[str, Any]:
+    """A wallet, with what is left of the credit given and of that paid for."""
     return {
         "object": "wallet",
         "organization": slug,
         "currency": "usd",
         "balance_usd": wire.number(state.balance_usd),
-        "granted_usd": wire.number(granted(state)),
-        "topped_up_usd": wire.number(money.ZERO),
+        "granted_usd": wire.number(credit.given_usd),
+        "topped_up_usd": wire.number(credit.paid_usd),
         "held_usd": wire.number(state.held_usd),
         "overdraft_usd": wire.number(state.overdraft_usd),
         "credit_limit_usd": wire.number(state.credit_limit_usd),
         "available_usd": wire.number(state.available_usd),
         "status": state.status,
+        "mode": state.mode,
+        "enforcement": state.enforcement,
     }
 
 
@@ -350,16 +399,16 @@ def show_transaction(transfer: Transfer) -> dict[str, Any]:
     }
 
 
-def show_balance(state: State) -> dict[str, Any]:
-    """A wallet as DeepSeek's clients read it: rounded for display, judged on the exact value."""
+def show_balance(state: State, credit: Credit, *, is_available: bool) -> dict[str, Any]:
+    """A wallet as DeepSeek's clients read it: rounded for display; what is owed counts against what was topped up."""
     return {
-        "is_available": state.available_usd > 0 and state.status not in {"empty", "frozen"},
+        "is_available": is_available,
         "balance_infos": [
             {
                 "currency": "USD",
                 "total_balance": money.display(state.balance_usd),
-                "granted_balance": money.display(granted(state)),
-                "topped_up_balance": money.display(money.ZERO),
+                "granted_balance": money.display(credit.given_usd),
+                "topped_up_balance": money.display(state.balance_usd - credit.given_usd),
             }
         ],
     }

@@ -1,9 +1,15 @@
 """Billing's jobs: each wakes up, calls one verb, and notes how it went."""
 
+from datetime import timedelta
+
 from celery import shared_task
 
-from billing import releases
+from billing import budgets, grants, holds, releases, rerating, seals, verification
+from core import clock
 from ops import jobs
+
+# A run ends before the next one begins, so a long act keeps one worker and not all of them.
+RERATING_RUN = timedelta(seconds=45)
 
 
 @shared_task
@@ -15,3 +21,43 @@ def release_quarantine() -> str:
         return f"charged {done.charged}, {done.left} still wait"
 
     return jobs.run("release_quarantine", work)
+
+
+@shared_task
+def apply_reratings() -> str:
+    """Go on with the re-ratings that somebody has begun."""
+
+    def work() -> str:
+        return f"{rerating.resume(until=clock.now() + RERATING_RUN)} acts still go on"
+
+    return jobs.run("apply_reratings", work)
+
+
+@shared_task
+def expire_holds() -> str:
+    """End the holds whose time is over."""
+    return jobs.run("expire_holds", lambda: f"ended {holds.expire_due()}")
+
+
+@shared_task
+def settle_grants() -> str:
+    """End and begin the grants whose time has come."""
+    return jobs.run("settle_grants", lambda: f"touched {grants.settle_due()} wallets")
+
+
+@shared_task
+def trim_ceilings() -> str:
+    """Forget what no ceiling's window reaches any more."""
+    return jobs.run("trim_ceilings", lambda: f"forgot {budgets.trim()}")
+
+
+@shared_task
+def verify() -> str:
+    """Check what is new in the books since the last sealed day."""
+    return jobs.run("verify", lambda: verification.told(verification.verify(seals.since_last())))
+
+
+@shared_task
+def seal_ledger() -> str:
+    """Seal the last day that is final, if its books are clean, and export the heads."""
+    return jobs.run("seal_ledger", verification.seal_due)

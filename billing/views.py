@@ -9,16 +9,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import quotes, statement, wallets
+from billing import budgets, grants, quotes, statement, wallets
 from billing.explain import explain
 from billing.models import Transfer
 from billing.serializers import (
     BalanceSerializer,
     CallingKeySerializer,
     CreditsSerializer,
-    EstimateRequestSerializer,
     EstimateSerializer,
     ExplanationSerializer,
+    ToEstimateSerializer,
     TransactionPageSerializer,
     WalletSerializer,
     show_balance,
@@ -36,6 +36,7 @@ from metering import usage
 from metering.views import PAGING, visible
 from orgs import keys, permissions
 from orgs.authentication import principal_of
+from orgs.principals import Principal
 
 CSV_COLUMNS = ("id", "kind", "amount_usd", "balance_after_usd", "reason", "created_at")
 _CSV_CHUNK = 1000
@@ -56,7 +57,9 @@ class Wallet(APIView):
     @extend_schema(operation_id="get_wallet", responses={200: WalletSerializer})
     def get(self, request: Request) -> Response:
         """Balance, what is held, and whether calls can be paid."""
-        return Response(show_wallet(_own(request), principal_of(request).organization_slug))
+        state = _own(request)
+        credit = grants.left(state.organization_id)
+        return Response(show_wallet(state, credit, principal_of(request).organization_slug))
 
 
 class Transactions(APIView):
@@ -123,7 +126,21 @@ class Balance(APIView):
     @extend_schema(operation_id="get_balance", responses={200: BalanceSerializer})
     def get(self, request: Request) -> Response:
         """The balance for display, and whether a call can be made now."""
-        return Response(show_balance(_own(request)))
+        state = _own(request)
+        credit = grants.left(state.organization_id)
+        return Response(show_balance(state, credit, is_available=_can_call(state, principal_of(request))))
+
+
+def _can_call(state: wallets.State, principal: Principal) -> bool:
+    """Whether the caller can be served now: from this wallet, or by fallback from their personal one."""
+    if state.can_pay:
+        return True
+    if state.mode != wallets.Mode.FALLBACK or principal.user_id is None:
+        return False
+    # A personal key's own organization is its person's.
+    personal = keys.find([principal.key_id])[principal.key_id].organization_id
+    assert personal is not None
+    return wallets.state(personal).can_pay
 
 
 class Key(APIView):
@@ -138,10 +155,11 @@ class Key(APIView):
         midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
         day, week, month = _starts(midnight)
         spent = usage.spent_by_key(principal.organization_id, principal.key_id, since=(day, week, month))
+        tightest = budgets.tightest(principal.organization_id, principal.key_id)
         shown = {
             "label": facts.name,
-            "limit": None,
-            "limit_remaining": None,
+            "limit": None if tightest is None else wire.number(tightest.ceiling),
+            "limit_remaining": None if tightest is None else wire.number(tightest.left),
             "usage": wire.number(spent[month]),
             "usage_daily": wire.number(spent[day]),
             "usage_weekly": wire.number(spent[week]),
@@ -160,10 +178,22 @@ class Explain(APIView):
     @extend_schema(operation_id="explain_usage", responses={200: ExplanationSerializer, **failures(404)})
     def get(self, request: Request, record_id: str) -> Response:
         """How this cost came about, derived again from what the record froze."""
-        record = usage.find(visible(principal_of(request)), record_id)
+        principal = principal_of(request)
+        record = usage.find(visible(principal), record_id)
         if record is None:
-            raise errors.NotFound
-        return Response(show_explanation(explain(record)))
+            raise _absent(record_id)
+        found = explain(record)
+        # A transfer pays for a whole batch: its amount is for those who may read that wallet's statement.
+        if permissions.WALLET_READ not in principal.permissions or record.payer_id != principal.organization_id:
+            found = found._replace(transfer=None)
+        return Response(show_explanation(found))
+
+
+def _absent(record_id: str) -> errors.NotFound:
+    """Why there is no such record: one answer for a neighbour's and a made-up one of the same month."""
+    if usage.is_archived(record_id):
+        return errors.Archived("Usage of that time is archived and cannot be explained any more.", param="record_id")
+    return errors.NotFound("No usage record with that id is open to this key.", param="record_id")
 
 
 class Estimate(APIView):
@@ -174,7 +204,7 @@ class Estimate(APIView):
 
     @extend_schema(
         operation_id="estimate",
-        request=EstimateRequestSerializer,
+        request=ToEstimateSerializer,
         responses={200: EstimateSerializer, **failures(400, 413, 415, 422, 503)},
     )
     def post(self, request: Request) -> Response:

@@ -1,13 +1,20 @@
-"""Reading wallets: what an organization has, and what gateways are told about it."""
+"""Wallets: what an organization has, what gateways are told about it, and the terms people set."""
 
 from collections.abc import Collection
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
-from billing import books
+from django.db import transaction
+
+from billing import books, ledger
+from billing.ledger import Terms
 from billing.models import Wallet
-from core import money
+from core import errors, money
+from orgs import audit
+from orgs.audit import Actor
+
+Mode = Wallet.Mode
 
 
 class State(NamedTuple):
@@ -21,6 +28,13 @@ class State(NamedTuple):
     credit_limit_usd: Decimal
     available_usd: Decimal
     status: str
+    mode: str
+    enforcement: str
+
+    @property
+    def can_pay(self) -> bool:
+        """Whether anything can be paid from it now."""
+        return self.available_usd > 0 and self.status not in {"empty", "frozen"}
 
 
 def states(organization_ids: Collection[UUID]) -> dict[UUID, State]:
@@ -55,4 +69,54 @@ def _state(wallet: Wallet) -> State:
             low=Decimal(wallet.low_usd),
             frozen=wallet.frozen_at is not None,
         ),
+        mode=wallet.mode,
+        enforcement=wallet.enforcement,
     )
+
+
+def falling_back(organization_ids: Collection[UUID]) -> set[UUID]:
+    """Which of these let the caller's personal wallet pay when theirs is empty."""
+    found = Wallet.objects.filter(pk__in=list(organization_ids), mode=Wallet.Mode.FALLBACK)
+    return set(found.values_list("pk", flat=True))
+
+
+def change_terms(*, organization_id: UUID, terms: Terms, reason: str, by: Actor) -> None:
+    """Change what people set about a wallet: mode, enforcement, credit limit, the low mark.
+
+    Calls that start afterwards go by it. Raises ``OutOfRange`` for an amount below zero.
+    """
+    for name, amount in (("credit_limit_usd", terms.credit_limit_usd), ("low_usd", terms.low_usd)):
+        if amount is not None and not money.holds(amount):
+            raise errors.OutOfRange(f"{name} is zero or more, with at most 12 decimals.", param=name)
+    _change(organization_id, terms, verb="wallet.changed", reason=reason, by=by)
+
+
+def freeze(*, organization_id: UUID, reason: str, by: Actor) -> None:
+    """Refuse every hold until ``unfreeze``; usage that happens all the same is still charged."""
+    _change(organization_id, Terms(frozen=True), verb="wallet.frozen", reason=reason, by=by)
+
+
+def unfreeze(*, organization_id: UUID, reason: str, by: Actor) -> None:
+    """Let holds pass again."""
+    _change(organization_id, Terms(frozen=False), verb="wallet.unfrozen", reason=reason, by=by)
+
+
+@transaction.atomic
+def _change(organization_id: UUID, terms: Terms, *, verb: str, reason: str, by: Actor) -> None:
+    before, after = ledger.set_terms(organization_id, terms)
+    if before == after:
+        return
+    changed = {
+        name: {"before": _told(getattr(before, name)), "after": _told(getattr(after, name))}
+        for name in ("mode", "enforcement", "credit_limit", "low", "frozen")
+        if getattr(before, name) != getattr(after, name)
+    }
+    wallet = Wallet.objects.select_related("organization").get(pk=organization_id)
+    audit.note(
+        actor=by, verb=verb, subject=wallet.organization, organization=wallet.organization,
+        details={"reason": reason, **changed},
+    )  # fmt: skip
+
+
+def _told(value: object) -> str:
+    return money.plain(value) if isinstance(value, Decimal) else str(value)

@@ -21,6 +21,7 @@ CREATE TABLE transfer (
     actor text NOT NULL,
     reason text NOT NULL,
     created_at timestamptz NOT NULL,
+    digest bytea NOT NULL,
     PRIMARY KEY (organization_id, id),
     CONSTRAINT transfer_once UNIQUE (organization_id, kind, reference),
     CONSTRAINT transfer_positive CHECK (amount_usd > 0 AND amount_usd < 100000000000),
@@ -92,6 +93,7 @@ class Migration(migrations.Migration):
                 ('credit_limit_usd', core.fields.UsdField(default=0, help_text='How far usage may go below zero before calls are refused')),
                 ('low_usd', core.fields.UsdField(default=5, help_text='Below this the wallet counts as low')),
                 ('seq', models.BigIntegerField(default=0, help_text='Of the last transfer that touched it')),
+                ('head', models.BinaryField(default=b'', help_text='Digest of that transfer')),
                 ('frozen_at', models.DateTimeField(blank=True, null=True)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
             ],
@@ -117,6 +119,7 @@ class Migration(migrations.Migration):
                         ('actor', models.TextField(default='')),
                         ('reason', models.TextField(default='')),
                         ('created_at', models.DateTimeField()),
+                        ('digest', models.BinaryField(help_text="SHA-256 over the wallet's transfer before this one and this one")),
                         ('organization', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='orgs.organization')),
                     ],
                     options={

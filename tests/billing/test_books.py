@@ -1,17 +1,20 @@
 """The arithmetic of one wallet: any history of spending and receiving, against plain sums."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import books
-from billing.books import OVERDRAFT, REVENUE, WALLET, Standing, Step
+from billing.books import OVERDRAFT, REVENUE, WALLET, Lot, Need, Return, Standing, Step
 from core import money
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEW = Standing(money.ZERO, money.ZERO, money.ZERO, 0)
 # Small sums meet each other often, the largest stay within what the books hold after forty of them.
 amounts = st.one_of(st.integers(1, 5), st.integers(1, 10**18)).map(money.from_pico)
@@ -22,10 +25,14 @@ histories = st.lists(acts, max_size=40)
 def act(standing: Standing, kind: str, amount: Decimal) -> list[Step]:
     """Usage, credit that expires, credit given, usage given back."""
     if kind == "charge":
-        return books.spend(standing, amount, kind=kind, to=REVENUE)
+        return books.spend(standing, [Need(amount)], kind=kind, to=REVENUE)
     if kind == "expiry":
-        return books.spend(standing, amount, kind=kind, to="breakage")
-    return books.receive(standing, amount, kind=kind, source=REVENUE if kind == "void" else "promotions")
+        return books.spend(standing, [Need(amount)], kind=kind, to="breakage")
+    lot = Lot(UUID(int=standing.seq + 1), books.PROMOTIONAL, amount)
+    if kind == "void":
+        empty = lot._replace(remaining=money.ZERO)
+        return books.give_back(standing, [Return(empty, amount)], kind=kind, at=NOW)
+    return books.receive(standing, lot, kind=kind, source="promotions", at=NOW)
 
 
 def play(history: Sequence[tuple[str, Decimal]]) -> tuple[Standing, list[Step]]:
@@ -51,6 +58,7 @@ def test_a_wallet_is_the_sum_of_its_transfers(history: list[tuple[str, Decimal]]
     assert Fraction(standing.posted) == total(steps, WALLET)
     assert Fraction(standing.overdraft) == -total(steps, OVERDRAFT)
     assert Fraction(standing.spent) == total(steps, REVENUE)
+    assert sum((Fraction(lot.remaining) for lot in standing.lots), Fraction(0)) == Fraction(standing.posted)
 
 
 @given(history=histories)
@@ -115,9 +123,11 @@ def test_a_charge_beyond_the_balance_worked_by_hand() -> None:
         ("charge", WALLET, REVENUE, Decimal("0.8")),
     ]
     assert steps[-1].after == Standing(Decimal(0), Decimal("0.3"), Decimal("0.8"), 3)
+    assert [use.amount for use in steps[-1].uses] == [Decimal("0.5")]
     repaid = act(steps[-1].after, "grant", Decimal("1"))
     assert [(step.kind, step.amount) for step in repaid] == [("grant", Decimal(1)), ("repayment", Decimal("0.3"))]
-    assert repaid[-1].after == Standing(Decimal("0.7"), Decimal(0), Decimal("0.8"), 5)
+    assert repaid[-1].after[:4] == (Decimal("0.7"), Decimal(0), Decimal("0.8"), 5)
+    assert [lot.remaining for lot in repaid[-1].after.lots] == [Decimal("0.7")]
 
 
 @pytest.mark.parametrize("amount", [Decimal(0), Decimal(-1), Decimal("-0.000000000001")])

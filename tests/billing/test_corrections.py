@@ -1,18 +1,23 @@
 """Voids: a charge taken back in the open, once."""
 
+from datetime import datetime
 from decimal import Decimal
+from typing import cast
+from uuid import UUID
 
 import pytest
 
-from billing import charges, corrections
+from billing import charges, corrections, releases
 from billing.models import Correction
-from core import errors
-from metering.attribution import Attributed
+from core import errors, ids
+from metering import attribution, quarantine
+from metering.attribution import Attributed, Orphan
 from metering.models import UsageRecord
 from metering.verdicts import Status
 from orgs.audit import system
 from orgs.models import AuditEntry, Organization
 from tests.billing import world
+from tests.billing.test_releases import MODEL, publish
 from tests.books import Books
 from tests.metering import world as metering
 
@@ -95,6 +100,42 @@ def test_a_quarantined_event_is_withdrawn_and_never_charged(books: Books) -> Non
     assert void(acme, item.event.event_id).first
     assert not void(acme, item.event.event_id).first
     assert world.rows("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL") == [(0,)]
+    world.assert_sound()
+
+
+def test_an_event_that_named_an_unknown_key_is_withdrawn_too(books: Books) -> None:
+    acme = world.organization("acme", usd="1")
+    event = metering.event(organization="acme", api_key_id=ids.show("key", ids.new()))
+    (orphan,) = attribution.attribute([event])
+    (verdict,) = charges.record([cast(Orphan, orphan)], reported_by=None)
+    assert verdict.status is Status.QUARANTINED
+    first, again = void(acme, event.event_id), void(acme, event.event_id)
+    assert (first.record_id, first.cost_usd, first.first) == (None, Decimal(0), True)
+    assert (again.record_id, again.first) == (None, False)
+    assert world.rows("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL") == [(0,)]
+    assert releases.release() == (0, 0)
+    assert AuditEntry.objects.filter(verb="event.voided").count() == 1
+    world.assert_sound()
+
+
+def test_an_event_that_is_charged_while_its_void_waits_is_voided_all_the_same(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = world.organization("acme", usd="10")
+    item = metering.attributed(acme, metering.event(model=MODEL, input_tokens=1_000_000, cached_input_tokens=0))[0]
+    charges.record([item], reported_by=None)
+    publish(("2025-01-01T00:00:00+00:00", "2.5"))
+    withdraw = quarantine.withdraw
+
+    def late(row_id: UUID, *, at: datetime) -> bool:
+        assert [one.charged for one in books.together([releases.release])] == [1]
+        return withdraw(row_id, at=at)
+
+    monkeypatch.setattr(quarantine, "withdraw", late)
+    done = void(acme, item.event.event_id)
+    assert (done.cost_usd, done.first) == (Decimal("-2.5"), True)
+    assert done.corrects is not None
+    assert world.standing(acme).balance == 10
     world.assert_sound()
 
 

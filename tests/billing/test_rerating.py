@@ -61,6 +61,11 @@ def planned(**more: Any) -> Rerating:
     )
 
 
+def soon() -> datetime:
+    """Enough time for a run."""
+    return clock.now() + timedelta(minutes=5)
+
+
 def test_a_plan_says_what_would_change_and_posts_nothing(books: Books, doubled: Any) -> None:
     acme, other = world.organization("acme", usd="1"), world.organization("other", usd="1")
     world.charge(acme, *(metering.event() for _ in range(3)))
@@ -125,6 +130,57 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
     assert rerating.apply(act, by=BY).records == 5
     assert Correction.objects.count() == 5
     assert list(rerating.open_acts()) == []
+    world.assert_sound()
+
+
+def test_a_begun_act_is_posted_later_for_who_began_it(books: Books, doubled: Any) -> None:
+    acme = world.organization("acme", usd="1")
+    world.charge(acme, *(metering.event() for _ in range(3)))
+    doubled()
+    act = planned()
+    assert rerating.resume(until=soon()) == 0
+    assert Correction.objects.count() == 0
+    bob = system("bob")
+    rerating.begin(act, by=bob)
+    rerating.begin(act, by=BY)
+    assert Correction.objects.count() == 0
+    assert rerating.resume(until=soon()) == 0
+    assert Rerating.objects.get().state == "applied"
+    assert set(Correction.objects.values_list("actor", flat=True)) == {"bob"}
+    notes = AuditEntry.objects.filter(verb="rerating.applied").values_list("actor_label", flat=True)
+    assert list(notes) == ["bob"]
+    world.assert_sound()
+
+
+def test_a_run_stops_when_its_time_is_over_and_the_next_one_goes_on(
+    books: Books, doubled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = world.organization("acme", usd="1")
+    world.charge(acme, *(metering.event() for _ in range(5)))
+    doubled()
+    act = planned()
+    monkeypatch.setattr(rerating, "CHUNK", 2)
+    over = clock.now() - timedelta(seconds=1)
+    rerating.begin(act, by=BY)
+    assert rerating.resume(until=over) == 1
+    assert Correction.objects.count() == 0
+    assert rerating.apply(act, by=BY, until=over).records == 2
+    assert Rerating.objects.get().state == "applying"
+    assert rerating.resume(until=soon()) == 0
+    assert (Correction.objects.count(), Rerating.objects.get().state) == (5, "applied")
+    world.assert_sound()
+
+
+def test_an_act_that_is_taken_back_is_posted_by_the_next_run(books: Books, doubled: Any) -> None:
+    acme = world.organization("acme", usd="1")
+    world.charge(acme, metering.event())
+    doubled()
+    act = planned()
+    rerating.apply(act, by=BY)
+    back = rerating.take_back(act, reason="wrong", by=BY)
+    assert (back.state, world.standing(acme).balance) == ("applying", Decimal("0.999276"))
+    assert rerating.resume(until=soon()) == 0
+    assert world.standing(acme).balance == Decimal("0.999638")
     world.assert_sound()
 
 

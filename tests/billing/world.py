@@ -1,5 +1,6 @@
 """Organizations with money, and what their books say."""
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,12 @@ import pytest
 from django.db import connection, transaction
 
 from billing import charges, grants, invariants
+from core import ids
 from metering import catalog
 from metering.attribution import Attributed, Orphan
 from metering.events import Event
 from metering.verdicts import Status, Verdict
-from orgs.models import Organization
+from orgs.models import ApiKey, Member, Organization, Project, Role, User
 from tests.books import Books
 from tests.metering import world as metering
 
@@ -56,6 +58,24 @@ def organization(slug: str, *, usd: str = "0") -> Organization:
             grants.promote(
                 organization_id=made.pk, amount_usd=Decimal(usd), reference="given", actor="tests", reason="given"
             )
+    return made
+
+
+def part_of(of: Organization | UUID, subject: str = "key") -> UUID:
+    """A key, member or project of an organization, for what only asks whose it is."""
+    owner = of if isinstance(of, UUID) else of.pk
+    made = ids.new()
+    name = ids.show("x", made)
+    if subject == "project":
+        return UUID(str(Project.objects.create(organization_id=owner, name=name).pk))
+    if subject == "member":
+        role, _ = Role.objects.get_or_create(name="member")
+        user = User.objects.create(email=f"{name.lower()}@example.com")
+        return UUID(str(Member.objects.create(organization_id=owner, user=user, role=role).pk))
+    digest = hashlib.sha256(made.bytes).digest()
+    ApiKey.objects.create(
+        id=made, kind="organization", organization_id=owner, name=name, digest=digest, last_four=name[-4:]
+    )
     return made
 
 

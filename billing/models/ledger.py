@@ -1,15 +1,13 @@
-"""The tables of billing. Each is written by one module, named in its docstring."""
+"""Wallets and the transfers that explain them."""
 
 from typing import ClassVar
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
 from core import ids
 from core.fields import IdField, UsdField, within
-from core.money import USD_MAX
 from orgs.models import Organization
 
 
@@ -39,6 +37,11 @@ class TransferKind(models.TextChoices):
     DRAW = "draw", "overdraft drawn"
     REPAYMENT = "repayment", "overdraft repaid"
     GRANT = "grant", "promotional grant"
+    TOPUP = "topup", "top-up"
+    ADJUSTMENT = "adjustment"
+    REFUND = "refund"
+    WRITE_OFF = "write_off"
+    EXPIRY = "expiry", "credit expired"
     VOID = "void"
     RERATE_UP = "rerate_up", "re-rated upwards"
     RERATE_DOWN = "rerate_down", "re-rated downwards"
@@ -49,8 +52,26 @@ class Wallet(models.Model):
 
     Written by ``billing.ledger``. ``posted_usd`` is what the wallet account holds, ``held_usd``
     what open holds reserve, ``overdraft_usd`` what usage took beyond it. A trigger refuses any
-    change of posted or overdraft that no transfer of the same ``seq`` explains.
+    change of posted or overdraft that no transfer of the same ``seq`` explains. ``head`` is the
+    digest of that transfer. ``has_scoped`` and ``next_change`` say when the grants must be looked
+    at before money is promised: some pay for certain models only, or one ends (or begins) then.
     """
+
+    class Mode(models.TextChoices):
+        STRICT = "strict", "empty means refused"
+        FALLBACK = "fallback", "empty means the caller's personal wallet pays"
+
+    class Enforcement(models.TextChoices):
+        STRICT = "strict", "a hold must be covered"
+        SOFT = "soft", "the balance must be above its floor"
+        OFF = "off", "never refused"
+
+    class Level(models.TextChoices):
+        """What the last alert said."""
+
+        ACTIVE = "active"
+        LOW = "low"
+        EMPTY = "empty"
 
     undeletable: ClassVar[bool] = True
 
@@ -62,7 +83,14 @@ class Wallet(models.Model):
     credit_limit_usd = UsdField(default=0, help_text="How far usage may go below zero before calls are refused")
     low_usd = UsdField(default=5, help_text="Below this the wallet counts as low")
     seq = models.BigIntegerField(default=0, help_text="Of the last transfer that touched it")
+    head = models.BinaryField(default=b"", help_text="Digest of that transfer")
     frozen_at = models.DateTimeField(null=True, blank=True)
+    mode = models.TextField(choices=Mode.choices, default=Mode.STRICT)
+    enforcement = models.TextField(choices=Enforcement.choices, default=Enforcement.STRICT)
+    level = models.TextField(choices=Level.choices, default=Level.ACTIVE, help_text="What the last alert said")
+    has_scoped = models.BooleanField(default=False, help_text="Some credit pays for certain models only")
+    has_budgets = models.BooleanField(default=False)
+    next_change = models.DateTimeField(null=True, help_text="When the next credit ends or begins")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -103,6 +131,7 @@ class Transfer(models.Model):
     actor = models.TextField(default="")
     reason = models.TextField(default="")
     created_at = models.DateTimeField()
+    digest = models.BinaryField(help_text="SHA-256 over the wallet's transfer before this one and this one")
 
     class Meta:
         db_table = "transfer"
@@ -125,98 +154,26 @@ class Transfer(models.Model):
         return ids.show("tr", self.pk)
 
 
-class Correction(models.Model):
-    """What was posted about a usage record afterwards: a void, or the difference of a re-rating. For ever.
+class LedgerHead(models.Model):
+    """Where a wallet stood when a day (UTC) was sealed: the anchor of the daily export and of later checks.
 
-    Written by ``billing.corrections``. ``id`` is the correcting usage record's; ``cause`` makes it
-    happen once. A record's cost today is its own plus its corrections'.
+    Written by ``billing.seals``.
     """
 
     append_only: ClassVar[bool] = True
 
-    class Kind(models.TextChoices):
-        VOID = "void"
-        RERATING = "rerating", "re-rating"
-
-    id = IdField("usage")
+    pk = models.CompositePrimaryKey("organization_id", "day")
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
-    record_id = models.UUIDField(help_text="The record that is corrected")
-    kind = models.TextField(choices=Kind.choices)
-    cause = models.TextField()
-    cost_usd = UsdField(help_text="The difference: negative gives back")
-    transfer_id = models.UUIDField(null=True)
-    actor = models.TextField()
-    reason = models.TextField()
-    created_at = models.DateTimeField()
+    day = models.DateField()
+    seq = models.BigIntegerField()
+    digest = models.BinaryField()
+    posted_usd = UsdField()
+    overdraft_usd = UsdField()
+    spent_usd = UsdField()
+    sealed_at = models.DateTimeField()
 
     class Meta:
-        db_table = "correction"
-        ordering = ("-id",)
-        constraints = (
-            models.UniqueConstraint(fields=("organization", "record_id", "cause"), name="correction_once"),
-            models.CheckConstraint(
-                name="correction_in_range", condition=Q(cost_usd__gt=-USD_MAX, cost_usd__lt=USD_MAX)
-            ),
-        )
+        db_table = "ledger_head"
 
     def __str__(self) -> str:
-        return ids.show("usage", self.pk)
-
-
-class Rerating(models.Model):
-    """One act of re-rating a period by today's price book: what, why, by whom, how far it got.
-
-    Written by ``billing.rerating``. ``undoes`` names the act whose differences it takes back.
-    """
-
-    class State(models.TextChoices):
-        PLANNED = "planned"
-        APPLYING = "applying"
-        APPLIED = "applied"
-
-    id = IdField("rerate")
-    start = models.DateTimeField(help_text="Of created_at, inclusive")
-    end = models.DateTimeField(help_text="Exclusive")
-    model_slugs = ArrayField(models.TextField(), default=list, blank=True, help_text="Empty means all")
-    organization_ids = ArrayField(models.UUIDField(), default=list, blank=True, help_text="Empty means all")
-    undoes = models.OneToOneField("self", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
-    reason = models.TextField()
-    actor = models.TextField()
-    state = models.TextField(choices=State.choices, default=State.PLANNED)
-    created_at = models.DateTimeField(default=timezone.now)
-    applied_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        db_table = "rerating"
-        ordering = ("-id",)
-
-    def __str__(self) -> str:
-        return ids.show("rerate", self.pk)
-
-
-class ReratingShare(models.Model):
-    """What an act means for one organization, and the last record it has dealt with there.
-
-    Written by ``billing.rerating``.
-    """
-
-    rerating = models.ForeignKey(Rerating, on_delete=models.PROTECT, related_name="+")
-    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
-    last_record_id = models.UUIDField(null=True)
-    records = models.BigIntegerField(default=0, help_text="Records whose cost changes")
-    before_usd = UsdField(default=0)
-    after_usd = UsdField(default=0)
-    unpriced = models.BigIntegerField(default=0, help_text="Records that today's book cannot price; left alone")
-    finished = models.BooleanField(default=False)
-
-    class Meta:
-        db_table = "rerating_share"
-        constraints = (
-            models.UniqueConstraint(fields=("rerating", "organization"), name="rerating_share_once"),
-            models.CheckConstraint(
-                name="rerating_share_in_range",
-                condition=Q(
-                    before_usd__gt=-USD_MAX, before_usd__lt=USD_MAX, after_usd__gt=-USD_MAX, after_usd__lt=USD_MAX
-                ),
-            ),
-        )
+        return f"{self.organization_id} {self.day}"

@@ -1,0 +1,150 @@
+"""Grants as the ledger sees them: lots of credit. The only module that writes ``Grant`` and ``GrantUse``.
+
+Everything here runs under the lock of the wallet that the grants belong to.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from billing import books
+from billing.models import Grant, GrantUse
+from core.bulk import array, copy_rows
+
+
+class Given(NamedTuple):
+    """A grant to make. ``source`` is the account that pays for it."""
+
+    id: UUID
+    organization_id: UUID
+    kind: str
+    amount_usd: Decimal
+    effective_at: datetime
+    reference: str
+    source: str
+    actor: str
+    reason: str
+    priority: int = 0
+    expires_at: datetime | None = None
+    models: tuple[str, ...] = ()
+
+    @property
+    def lot(self) -> books.Lot:
+        """The grant as a lot with all of it left."""
+        return books.Lot(self.id, self.kind, self.amount_usd, self.priority, self.expires_at, frozenset(self.models))
+
+
+class Open(NamedTuple):
+    """An organization's lots with anything left, and the grants that have not begun."""
+
+    lots: tuple[books.Lot, ...] = ()
+    waiting: tuple[Given, ...] = ()
+
+
+def opened(organization_ids: Collection[UUID]) -> dict[UUID, Open]:
+    """What these organizations have in lots. One query."""
+    found: dict[UUID, tuple[list[books.Lot], list[Given]]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, organization_id, kind, remaining_usd, effective_at, reference, source, actor, reason, priority,"
+            " expires_at, model_slugs, transfer_id FROM credit_grant"
+            " WHERE organization_id = ANY(%s::uuid[]) AND remaining_usd > 0",
+            [array(organization_ids)],
+        )
+        for *values, slugs, transfer_id in cursor.fetchall():
+            given = Given._make([*values, tuple(slugs)])
+            lots, waiting = found.setdefault(given.organization_id, ([], []))
+            if transfer_id is None:
+                waiting.append(given)
+            else:
+                lots.append(given.lot)
+    return {
+        organization_id: Open(books.arranged(lots), tuple(sorted(waiting, key=lambda one: (one.effective_at, one.id))))
+        for organization_id, (lots, waiting) in found.items()
+    }
+
+
+def find(organization_id: UUID, grant_ids: Collection[UUID]) -> dict[UUID, books.Lot]:
+    """Lots by id, open or not."""
+    rows = Grant.objects.filter(organization_id=organization_id, id__in=list(grant_ids))
+    return {
+        row.id: books.Lot(row.id, row.kind, row.remaining_usd, row.priority, row.expires_at, frozenset(row.model_slugs))
+        for row in rows
+    }
+
+
+_GRANT = {
+    "organization_id": "uuid", "id": "uuid", "kind": "text", "amount_usd": "numeric", "remaining_usd": "numeric",
+    "priority": "int2", "effective_at": "timestamptz", "expires_at": "timestamptz", "model_slugs": "text[]",
+    "reference": "text", "source": "text", "transfer_id": "uuid", "actor": "text", "reason": "text",
+    "created_at": "timestamptz",
+}  # fmt: skip
+_USE = {
+    "organization_id": "uuid", "id": "uuid", "transfer_id": "uuid", "grant_id": "uuid", "amount_usd": "numeric",
+    "first_record_id": "uuid", "last_record_id": "uuid",
+}  # fmt: skip
+
+
+def insert(grants: Iterable[tuple[Given, Decimal, UUID | None]], *, at: datetime) -> None:
+    """Append grants, each with what is left of it by now and the transfer that posted it."""
+    copy_rows(
+        "credit_grant",
+        _GRANT,
+        (
+            (
+                one.organization_id, one.id, one.kind, one.amount_usd, remaining, one.priority, one.effective_at,
+                one.expires_at, list(one.models), one.reference, one.source, transfer_id, one.actor, one.reason, at,
+            )
+            for one, remaining, transfer_id in grants
+        ),
+    )  # fmt: skip
+
+
+def store(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[UUID, UUID], UUID]) -> None:
+    """Keep what is left by (organization, grant), and the transfers of those that have begun."""
+    with connection.cursor() as cursor:
+        if remaining:
+            cursor.execute(
+                "UPDATE credit_grant SET remaining_usd = new.remaining"
+                " FROM unnest(%s::uuid[], %s::uuid[], %s::numeric[]) AS new (organization_id, id, remaining)"
+                " WHERE credit_grant.organization_id = new.organization_id AND credit_grant.id = new.id",
+                [
+                    array(organization for organization, _ in remaining),
+                    array(grant for _, grant in remaining),
+                    array(remaining.values()),
+                ],
+            )
+        if begun:
+            cursor.execute(
+                "UPDATE credit_grant SET transfer_id = new.transfer"
+                " FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[]) AS new (organization_id, id, transfer)"
+                " WHERE credit_grant.organization_id = new.organization_id AND credit_grant.id = new.id",
+                [
+                    array(organization for organization, _ in begun),
+                    array(grant for _, grant in begun),
+                    array(begun.values()),
+                ],
+            )
+
+
+def trace(rows: Iterable[tuple[UUID, UUID, UUID, books.Use]]) -> None:
+    """Append what transfers took from lots: (organization, id, transfer, use)."""
+    copy_rows(
+        "grant_use",
+        _USE,
+        (
+            (organization_id, use_id, transfer_id, use.lot_id, use.amount, use.first, use.last)
+            for organization_id, use_id, transfer_id, use in rows
+        ),
+    )
+
+
+def uses_of(organization_id: UUID, transfer_ids: Collection[UUID]) -> Sequence[GrantUse]:
+    """What these transfers took from grants, in the order written."""
+    return list(
+        GrantUse.objects.filter(organization_id=organization_id, transfer_id__in=list(transfer_ids)).order_by("id")
+    )
