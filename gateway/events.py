@@ -15,7 +15,7 @@ from metering import attribution, events
 from metering.events import Limits, Rejection
 from metering.verdicts import Status, Verdict
 from orgs import organizations
-from orgs.principals import Principal, may_name
+from orgs.principals import ORGANIZATION_HEADER, Principal, may_name
 
 _STATUS = {
     Status.CREATED: 201,
@@ -51,9 +51,9 @@ def void(event_id: str, body: Mapping[str, Any], *, reporter: Principal) -> tupl
         raise errors.MissingParameter("organization is required, or X-DeepToken-Org.", param="organization")
     owner = organizations.find_slugs([slug]).get(slug)
     if owner is None or not may_name(reporter.organizations, owner.id):
-        raise errors.OrgAccessDenied(param="organization")
+        raise errors.OrgAccessDenied(param="organization" if named else ORGANIZATION_HEADER)
     if not _EVENT_ID.fullmatch(event_id):
-        raise errors.NotFound("No event with that id was accepted for this organization.", param="event_id")
+        raise errors.NotFound(corrections.UNKNOWN_EVENT, param="event_id")
     done = corrections.void(organization_id=owner.id, event_id=event_id, reason=reason, by=reporter.actor)
     told = {
         "object": "event_void",

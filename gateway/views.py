@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
@@ -13,10 +14,18 @@ from rest_framework.views import APIView
 from core import errors
 from core.http import error_headers
 from core.openapi import ERRORS, ErrorSerializer, failures
-from gateway import events
+from gateway import authorizations, events
 from gateway.compression import inflate
 from gateway.openapi import BODIES
+from gateway.serializers import (
+    AuthorizationRequestSerializer,
+    AuthorizationSerializer,
+    KeyQuestionSerializer,
+    VerifiedKeySerializer,
+)
 from metering.serializers import UsdNumber
+from ops.idempotency import HEADER
+from ops.views import once
 from orgs import permissions
 from orgs.authentication import principal_of
 
@@ -121,7 +130,7 @@ class Events(APIView):
         return Response(answer.body, status=answer.status, headers=headers)
 
 
-class VoidRequestSerializer(serializers.Serializer[Any]):
+class VoidSerializer(serializers.Serializer[Any]):
     """Why, and for whom if the header does not say."""
 
     reason = serializers.CharField(max_length=500)
@@ -149,7 +158,7 @@ class Void(APIView):
 
     @extend_schema(
         operation_id="void_event",
-        request=VoidRequestSerializer,
+        request=VoidSerializer,
         responses={
             200: OpenApiResponse(VoidedSerializer, "Voided before: the first answer again"),
             201: VoidedSerializer,
@@ -162,6 +171,100 @@ class Void(APIView):
         assert isinstance(body, dict)  # the parser gives nothing else
         status, told = events.void(event_id, body, reporter=principal_of(request))
         return Response(told, status=status)
+
+
+# An authorization sent again is the same hold.
+_ONCE = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, description="A request with the same key is done once")
+
+
+class Authorizations(APIView):
+    """``POST /v1/authorizations``."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.AUTHORIZATIONS_WRITE
+    organization_is_default = True
+
+    @extend_schema(
+        operation_id="create_authorization",
+        summary="May this request be made? Sets aside what it may cost",
+        parameters=[_ONCE],
+        request=AuthorizationRequestSerializer,
+        responses={201: AuthorizationSerializer, **failures(400, 402, 403, 409, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request) -> HttpResponse:
+        """The hold. Refusals carry the statuses and codes that the customer is to be answered with."""
+        asker = principal_of(request)
+        body = request.data
+        assert isinstance(body, dict)  # the parser gives nothing else
+        admission = authorizations.admit(body, asker=asker)
+        owner = admission.customer.organization
+
+        def place() -> tuple[int, object]:
+            return 201, authorizations.place(admission, asker=asker)
+
+        return once(request, organization_id=owner.id, organization_slug=owner.slug, work=place, required=False)
+
+
+class Authorization(APIView):
+    """``GET /v1/authorizations/{id}``."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.AUTHORIZATIONS_WRITE
+
+    @extend_schema(
+        operation_id="get_authorization",
+        summary="An authorization of the organization that X-DeepToken-Org names",
+        responses={200: AuthorizationSerializer, **failures(400, 404)},
+    )
+    def get(self, request: Request, authorization_id: str) -> Response:
+        """How it stands."""
+        return Response(authorizations.find(authorization_id, owner=authorizations.named(principal_of(request))))
+
+
+class Release(APIView):
+    """``POST /v1/authorizations/{id}/release``."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.AUTHORIZATIONS_WRITE
+
+    @extend_schema(
+        operation_id="release_authorization",
+        summary="Give an authorization up; one that has ended stays as it ended",
+        parameters=[_ONCE],
+        request=None,
+        responses={200: AuthorizationSerializer, **failures(400, 404, 409, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request, authorization_id: str) -> HttpResponse:
+        """How it stands now."""
+        owner = authorizations.named(principal_of(request))
+
+        def release() -> tuple[int, object]:
+            return 200, authorizations.release(authorization_id, owner=owner)
+
+        return once(request, organization_id=owner.id, organization_slug=owner.slug, work=release, required=False)
+
+
+class KeyCheck(APIView):
+    """``POST /v1/keys/verify``."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.AUTHORIZATIONS_WRITE
+    organization_is_default = True
+
+    @extend_schema(
+        operation_id="verify_key",
+        summary="Who a customer's key is, without a hold; an empty wallet is told, not refused",
+        request=KeyQuestionSerializer,
+        responses={200: VerifiedKeySerializer, **failures(400, 403, 413, 415, 422)},
+    )
+    def post(self, request: Request) -> Response:
+        """Whose the key is, what it may call, and how its wallet stands."""
+        body = request.data
+        assert isinstance(body, dict)  # the parser gives nothing else
+        answer = Response(authorizations.verify(body, asker=principal_of(request)))
+        # Ours to say how long it holds (cache_seconds), not any cache's on the way.
+        answer["Cache-Control"] = "no-store"
+        return answer
 
 
 def _body(request: Request) -> bytes:
