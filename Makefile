@@ -17,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 OFFLINE := env -u DATABASE_URL -u CELERY_BROKER_URL DATA_DIR=$(CURDIR)/.data/none PYTHONWARNINGS=ignore::RuntimeWarning
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: up test check static grouped bench soak demo lock openapi
+.PHONY: up test check static grouped bench soak demo lock openapi guards
 .SILENT:
 .DEFAULT_GOAL := up
 
@@ -56,6 +56,10 @@ demo: $(RUNTIME)
 
 openapi: $(DEVELOPMENT)
 	$(OFFLINE) $(MANAGE) spectacular --format openapi-json --fail-on-warn --validate --file docs/openapi.json
+
+# What verify's V34 compares a database with: run it when a migration makes, changes or drops a guard.
+guards: $(DEVELOPMENT)
+	WRITE_GUARDS=1 $(PYTEST) tests/billing/invariants/test_server.py -k listed
 
 # Keeps what is pinned; `make lock ARGS=--upgrade` takes newer versions.
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header

@@ -20,7 +20,7 @@ from tests import books as own_books
 from tests.books import Books
 from tests.database import ROOT, Server, server_key
 
-pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping")
+pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping", "tests.nursery", "tests.clocks")
 
 SEED = ROOT / "metering" / "seed" / "catalog.json"
 _FLUSHING = {"transactional_db", "live_server", "django_db_reset_sequences", "django_db_serialized_rollback"}

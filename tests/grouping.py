@@ -51,7 +51,7 @@ def by_organization() -> Iterator[None]:
                     execute(asking, "SELECT count(*) FROM organization WHERE id = ANY(%s)", [ids])
                     row = asking.fetchone()
                 if row and next(iter(row if isinstance(row, tuple) else row.values())) > 1:
-                    breaches.append(" ".join(text.split())[:200])
+                    breaches.append(" ".join(text.split())[:500])
         return execute(self, query, params, **options)
 
     with (

@@ -15,7 +15,7 @@ reported as a broken proof, not as a red one.
 import importlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 from unittest import mock
@@ -78,8 +78,8 @@ def all_of(*parts: Disabled) -> Disabled:
 
 
 @contextmanager
-def rewritten(old: str, new: str) -> Iterator[None]:
-    """Every SQL text that holds ``old`` is sent with ``new`` instead, in all threads.
+def rewritten(old: str, new: str | Callable[[], str]) -> Iterator[None]:
+    """Every SQL text that holds ``old`` is sent with ``new`` (or what it says just then) instead, in all threads.
 
     Raises ``LookupError`` at the end if no statement held it: the guard is not where it is said to be.
     """
@@ -92,7 +92,7 @@ def rewritten(old: str, new: str) -> Iterator[None]:
         if not isinstance(text, str) or old not in text:
             return query
         hits += 1
-        return text.replace(old, new).encode()
+        return text.replace(old, new if isinstance(new, str) else new()).encode()
 
     execute, executemany, copy = psycopg.Cursor.execute, psycopg.Cursor.executemany, psycopg.Cursor.copy
 
@@ -164,6 +164,22 @@ def _change(
 
 
 @contextmanager
+def connected_with(old: str, new: str) -> Iterator[None]:
+    """New connections of Django ask PostgreSQL for ``new`` where they asked for ``old``.
+
+    Raises ``LookupError`` if they did not ask for it.
+    """
+    connections = importlib.import_module("django.db").connections
+    options = connections["default"].settings_dict["OPTIONS"]
+    if not re.search(old, options["options"]):
+        raise LookupError(f"connections do not ask for {old!r}")
+    connections.close_all()
+    with mock.patch.dict(options, options=re.sub(old, new, options["options"])):
+        yield
+    connections.close_all()
+
+
+@contextmanager
 def in_child(name: str) -> Iterator[None]:
     """Disable a guard's code in a child process that serves a database where the rest is done."""
     global _code_only
@@ -171,6 +187,20 @@ def in_child(name: str) -> Iterator[None]:
     importlib.import_module("django").setup()
     with GUARDS[name].disabled():
         yield
+
+
+def unchecked(id: str) -> Disabled:
+    """``manage.py verify`` goes without the check of an invariant: for proofs that it would be missed."""
+    check = importlib.import_module("billing.invariants").check
+
+    def others(*scope: Any, **options: Any) -> list[Any]:
+        found = check(*scope, **options)
+        left = [finding for finding in found if not finding.name.startswith(f"{id} ")]
+        if len(left) == len(found):
+            raise LookupError(f"verify has no check of {id}")
+        return left
+
+    return patched("billing.invariants.check", others)
 
 
 @guard("revocation_reaches_every_process")
@@ -258,6 +288,26 @@ def _() -> Disabled:
     return patched("metering.attribution._attribute", unlimited)
 
 
+@guard("limited_gateways_void_their_own")
+def _() -> Disabled:
+    """A service key made for some organizations voids events of no other."""
+    return patched("gateway.events.may_name", lambda *_: True)
+
+
+@guard("authorizations_are_read_within_the_organization")
+def _() -> Disabled:
+    """An authorization is looked up among those of the organization that the header names."""
+    every = importlib.import_module("billing.models").Hold.objects
+
+    return patched("billing.holds.find", lambda *, organization_id, hold_id: every.filter(pk=hold_id).first())
+
+
+@guard("limited_gateways_authorize_for_their_own")
+def _() -> Disabled:
+    """A service key made for some organizations asks about keys and organizations of no other."""
+    return patched("gateway.authorizations.may_name", lambda *_: True)
+
+
 @guard("unforeseen_failures_say_nothing")
 def _() -> Disabled:
     """What no class of the error tree foresees is a 500 with a fixed message; its cause goes to the log."""
@@ -308,6 +358,50 @@ def _() -> Disabled:
         rewritten(" FOR NO KEY UPDATE SKIP LOCKED", ""),
         without_constraint("usage_record", "usage_record_pkey"),
     )
+
+
+@guard("changes_start_beyond_what_was_charged")
+def _() -> Disabled:
+    """A change of what is in force starts two cache lives ahead, and beyond the time that events may carry."""
+    return patched("metering.catalog.earliest_start", importlib.import_module("core.clock").now)
+
+
+@guard("prices_go_by_when_it_happened")
+def _() -> Disabled:
+    """The version that rates an event is chosen by when it happened, not by when it arrives."""
+    pricing, clock = importlib.import_module("metering.pricing"), importlib.import_module("core.clock")
+    offer = pricing.Book.offer
+    return patched("metering.pricing.Book.offer", lambda *book, at, **whom: offer(*book, at=clock.now(), **whom))
+
+
+@guard("transfers_are_held_against_usage")
+def _() -> Disabled:
+    """``verify`` compares each transfer of usage with the sum of the records that name it."""
+    return unchecked("V09")
+
+
+@guard("costs_are_derived_again")
+def _() -> Disabled:
+    """``verify`` derives the cost of every new record, and of some old ones, from the versions it names."""
+    return unchecked("V11")
+
+
+@guard("quarantine_has_an_alarm")
+def _() -> Disabled:
+    """``verify`` counts what waits in quarantine and fails when some has waited too long."""
+    return unchecked("V12")
+
+
+@guard("published_prices_are_checked")
+def _() -> Disabled:
+    """``verify`` looks for gaps and overlaps among prices, and for records rated by one that did not hold."""
+    return unchecked("V26")
+
+
+@guard("published_prices_have_digests")
+def _() -> Disabled:
+    """``verify`` holds each published price against the digest that was made of it when it was published."""
+    return patched("metering.catalog.digest", lambda price: bytes(price.digest))
 
 
 @guard("corrections_happen_once")
@@ -425,7 +519,8 @@ def _() -> Disabled:
                 [list(organization_ids)],
             )
             before = {row[0]: ledger.books.Standing(*row[1:]) for row in cursor.fetchall()}
-        return lock(organization_ids) | before
+        found = lock(organization_ids)
+        return {owner: wallet._replace(standing=before.get(owner, wallet.standing)) for owner, wallet in found.items()}
 
     return patched("billing.ledger.lock", read_first)
 
@@ -584,3 +679,212 @@ def _() -> Iterator[None]:
 def _() -> Disabled:
     """Nothing turns Django's debug pages on: they show settings, SQL and paths."""
     return patched("core.settings.DEBUG", True)
+
+
+@guard("grants_have_one_reference")
+def _() -> Disabled:
+    """What was granted is looked up under the lock, and no cause grants twice."""
+    return all_of(
+        without_constraint("credit_grant", "credit_grant_once"),
+        without_constraint("transfer", "transfer_once"),
+        patched("billing.grants._known", lambda *_: None),
+        patched("billing.ledger._unposted", list),
+    )
+
+
+@guard("grants_end_under_the_lock")
+def _() -> Disabled:
+    """Whether a grant is over is asked of the clock once the wallet is locked."""
+    return rewritten("SELECT locked.*, clock_timestamp()", "SELECT locked.*, now()")
+
+
+@guard("holds_are_guarded")
+def _() -> Disabled:
+    """One statement sets money aside and asks whether it is there."""
+    ledger = importlib.import_module("billing.ledger")
+
+    def unasked(*, organization_id: Any, amount_usd: Any, seconds: int) -> Any:
+        wallet = ledger.lock([organization_id])[organization_id]
+        ledger.reserve({organization_id: amount_usd})
+        return wallet
+
+    return patched("billing.ledger.reserve_at_once", unasked)
+
+
+@guard("holds_end_once")
+def _() -> Disabled:
+    """A hold is ended by a statement that finds it open; whoever comes second finds it ended."""
+    return all_of(
+        rewritten(" WHERE h.state = 'open' ORDER BY h.organization_id", " ORDER BY h.organization_id"),
+        rewritten(" AND hold.id = named.id AND state = 'open'", " AND hold.id = named.id"),
+        rewritten(" AND state = 'open' AND expires_at < clock_timestamp() ORDER BY id", " ORDER BY id"),
+    )
+
+
+@guard("late_usage_is_charged")
+def _() -> Disabled:
+    """Usage is charged whether its hold is open or not; the hold is only given back."""
+    book = importlib.import_module("billing.charges").book
+    held = importlib.import_module("billing.models").Hold.objects
+
+    def book_what_is_held(won: Any, **more: Any) -> None:
+        named = [line.item.authorization_id for line in won]
+        live = set(held.filter(pk__in=named, state="open").values_list("pk", flat=True))
+        book([line for line in won if line.item.authorization_id in {None, *live}], **more)
+
+    return patched("billing.charges.book", book_what_is_held)
+
+
+@guard("holds_end_by_the_databases_clock")
+def _() -> Disabled:
+    """The end of a hold is an interval on the database's clock, not an instant of the asking process."""
+    clock = importlib.import_module("core.clock")
+    return rewritten(
+        "clock_timestamp() + make_interval(secs => %s)) RETURNING",
+        lambda: f"'{clock.now().isoformat()}'::timestamptz + make_interval(secs => %s)) RETURNING",
+    )
+
+
+@guard("overdue_holds_are_swept")
+def _() -> Disabled:
+    """Holds beyond their end are found again from their rows, however long nobody looked."""
+    return rewritten(" WHERE state = 'open' AND expires_at < clock_timestamp() AND", " WHERE false AND")
+
+
+@guard("commits_wait_for_the_disk")
+def _() -> Disabled:
+    """Every connection asks for commits that are on the disk before they are answered."""
+    return connected_with("synchronous_commit=on", "synchronous_commit=off")
+
+
+@guard("idle_transactions_are_ended")
+def _() -> Disabled:
+    """PostgreSQL ends a session of ours that says nothing in the middle of a transaction."""
+    return connected_with(r"-c idle_in_transaction_session_timeout=\d+", "")
+
+
+@guard("locks_are_waited_for_briefly")
+def _() -> Disabled:
+    """A statement of ours waits for a lock no longer than the lock timeout."""
+    return connected_with(r"-c lock_timeout=\d+", "")
+
+
+@guard("a_pool_is_waited_for_briefly")
+@contextmanager
+def _() -> Iterator[None]:
+    """Who finds no connection free in its process's pool waits two seconds, not until there is one."""
+    options = importlib.import_module("django.db").connections["default"].settings_dict["OPTIONS"]
+    if not _code_only:
+        # Tests have no pool, the server has.
+        yield
+        return
+    with mock.patch.dict(options["pool"], timeout=600):
+        yield
+
+
+@guard("conflicts_are_tried_again")
+def _() -> Disabled:
+    """A verb whose transaction met a conflict that passes runs again, three times in all."""
+    return patched("core.transactions.ATTEMPTS_MAX", 1)
+
+
+@guard("passing_failures_are_put_off")
+def _() -> Disabled:
+    """A database error that the same request may survive later is answered 503, with a time to come back."""
+    return patched("core.http._passing", lambda exception: None)
+
+
+@guard("expected_violations_have_savepoints")
+def _() -> Disabled:
+    """A violation that is expected is taken in a savepoint, so the transaction around it lives on."""
+
+    class Bare:
+        """``django.db.transaction`` as it would be without savepoints."""
+
+        @staticmethod
+        def atomic(using: Any = None, **_: Any) -> Any:
+            # As a decorator it is the transaction itself.
+            return transaction.atomic(using) if callable(using) else nullcontext()
+
+    transaction = importlib.import_module("django.db").transaction
+    return all_of(patched("metering.usage.transaction", Bare), patched("orgs.organizations.transaction", Bare))
+
+
+@guard("pages_are_keyed_on_ids")
+def _() -> Disabled:
+    """A page begins after an id, which never changes and is no other record's."""
+    usage = importlib.import_module("metering.usage")
+
+    def by_their_time(matching: Any, *, scope: Any, limit: int, after: str | None, ascending: bool) -> Any:
+        if after is not None:
+            at = scope.get(id=usage.ids.read("usage", after)).occurred_at
+            matching = matching.filter(occurred_at__gt=at) if ascending else matching.filter(occurred_at__lt=at)
+        found = list(matching.order_by("occurred_at" if ascending else "-occurred_at")[: limit + 1])
+        return usage.Page(found[:limit], len(found) > limit)
+
+    return patched("metering.usage.page", by_their_time)
+
+
+@guard("checksums_are_checked_first")
+def _() -> Disabled:
+    """A key with a wrong shape or checksum is refused before anybody looks for it."""
+    return patched("orgs.keys.well_formed", lambda secret: True)
+
+
+@guard("bodies_have_a_limit")
+def _() -> Disabled:
+    """A body, unpacked, has at most 8 MiB."""
+    overriding = importlib.import_module("django.test").override_settings
+    return cast("Disabled", overriding(BODY_BYTES_MAX=10**9, DATA_UPLOAD_MAX_MEMORY_SIZE=10**9))
+
+
+@guard("batches_have_a_limit")
+def _() -> Disabled:
+    """A request has at most a thousand events."""
+    overriding = importlib.import_module("django.test").override_settings
+    return cast("Disabled", overriding(EVENTS_MAX=10**9))
+
+
+def _verified(id: str, name: str, about: str) -> None:
+    """Register a check of ``verify`` as a guard."""
+
+    def disable() -> Disabled:
+        return unchecked(id)
+
+    disable.__doc__ = f"``verify`` {about}"
+    guard(name)(disable)
+
+
+_verified("V01", "wallets_are_held_against_transfers", "holds each wallet's balance against its transfers.")
+_verified(
+    "V02", "transfers_are_counted", "follows each wallet's transfers: no number is missing, each balance follows."
+)
+_verified("V03", "transfers_have_causes", "looks for what caused each transfer, and for acts that were never posted.")
+_verified("V04", "held_is_held_against_holds", "holds what each wallet has set aside against its open holds.")
+_verified("V05", "wallets_are_in_range", "looks at signs, overdrafts and alerts of each wallet.")
+_verified("V06", "wallets_are_held_against_grants", "holds each wallet, and each transfer, against the grants.")
+_verified("V07", "grants_are_held_against_their_trace", "derives what is left of each grant from its trace.")
+_verified("V08", "grants_are_held_against_their_time", "compares each use of a grant with its beginning and end.")
+_verified("V10", "claims_are_held_against_records", "holds each claim against what it stands for, and the reverse.")
+_verified(
+    "V23", "holds_are_held_against_their_end", "looks for holds past their end, and for captures without their record."
+)
+_verified("V27", "rows_are_of_one_organization", "looks for rows that refer to another organization's.")
+_verified("V29", "partitions_stand_ahead", "counts the days for which partitions stand.")
+_verified("V30", "amounts_are_numbers", "looks for NaN and for amounts out of range in every column of money.")
+_verified("V31", "transfers_are_chained", "derives the chain of digests again and compares it with the seals.")
+_verified("V32", "seals_are_compared", "compares each wallet with where it stood when it was sealed.")
+_verified("V34", "guards_are_of_the_release", "compares constraints and triggers with those of the release.")
+_verified("V35", "settings_are_durable", "reads the server's settings, and those made for roles and databases.")
+_verified("B01", "ceilings_are_held_against_records", "holds what ceilings counted against the records.")
+
+
+@guard("what_is_held_counts_against_ceilings")
+def _() -> Disabled:
+    """What open holds may still use counts against a ceiling like what was used, read under the wallet's lock."""
+    live = importlib.import_module("billing.budgets")._live
+
+    def nothing_held(*args: Any, **more: Any) -> Any:
+        return [one._replace(held=0) for one in live(*args, **more)]
+
+    return patched("billing.budgets._live", nothing_held)

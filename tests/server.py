@@ -151,17 +151,24 @@ def _kill_group(group: int) -> None:
         time.sleep(POLL_SECONDS)
 
 
-@pytest.fixture
-def server(books: Books, disabled_guard: str | None, tmp_path: Path) -> Iterator[WebServer]:
-    """The product behind HTTP on the test's ``books``, ready; gone afterwards."""
-    environment = {**os.environ, "DATABASE_URL": books.url, "DJANGO_SETTINGS_MODULE": "core.settings"}
+@contextlib.contextmanager
+def running(*, folder: Path, url: str, without: str | None = None, **settings: str) -> Iterator[WebServer]:
+    """The product behind HTTP on a database, ready; gone afterwards. ``without``: the guard it goes without."""
+    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "core.settings", **settings}
     module = "core.web"
-    if disabled_guard is not None:
-        environment["WITHOUT_GUARD"] = disabled_guard
+    if without is not None:
+        environment["WITHOUT_GUARD"] = without
         module = "tests.unguarded"
-    web = WebServer(folder=tmp_path, module=module, environment=environment)
+    web = WebServer(folder=folder, module=module, environment=environment)
     web.start()
     try:
         yield web
     finally:
         web.stop()
+
+
+@pytest.fixture
+def server(books: Books, disabled_guard: str | None, tmp_path: Path) -> Iterator[WebServer]:
+    """The product behind HTTP on the test's ``books``."""
+    with running(folder=tmp_path, url=books.url, without=disabled_guard) as web:
+        yield web

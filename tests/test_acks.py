@@ -2,6 +2,7 @@
 
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +11,10 @@ from tests.acks import AckLog, Answer, Row, compare
 CENT = Decimal("0.01")
 
 
-def told(log: AckLog, event_id: str, *answers: Answer | None) -> None:
+def told(log: AckLog, id: str, *answers: Answer | None) -> None:
     """Send an event once for each answer; None is no answer."""
     for answer in answers:
-        number = log.intend(event_id, f"body of {event_id}")
+        number = log.intend(id, f"body of {id}")
         if answer is not None:
             log.acknowledge(number, answer)
 
@@ -83,7 +84,49 @@ def test_what_is_in_doubt_can_be_sent_again() -> None:
     told(log, "a", None, CREATED)
     told(log, "b", None, None)
     told(log, "c", CREATED)
-    assert log.in_doubt() == {"b": "body of b"}
+    told(log, "d", Answer("failed"))
+    told(log, "e", Answer("failed"), DUPLICATE)
+    assert log.in_doubt() == {"b": "body of b", "d": "body of d"}
+
+
+@pytest.mark.parametrize("rows", [[], [ROW]])
+def test_an_event_that_failed_may_be_there_or_not(rows: list[Row]) -> None:
+    log = AckLog()
+    told(log, "a", Answer("failed"))
+    found = compare(log, rows)
+    assert found.violations == []
+    assert (found.answered, found.in_doubt, found.in_doubt_kept) == (1, 1, len(rows))
+
+
+def test_a_log_in_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    log = AckLog(tmp_path / "log")
+    told(log, "a", None, CREATED, Answer("conflict"))
+    told(log, "b", None)
+    log.close()
+    assert AckLog.read(tmp_path / "log").operations() == log.operations()
+
+
+def test_a_client_that_is_killed_leaves_all_it_had_noted(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AckLog(path)
+    told(log, "a", CREATED, None)
+    log.close()
+    # It was killed while it wrote the next line, for what it had not sent yet.
+    with path.open("ab") as file:
+        file.write(b'{"id": "b", "bo')
+    again = AckLog.read(path)
+    assert [(one.id, one.answer) for one in again.operations()] == [("a", CREATED), ("a", None)]
+    assert compare(again, [ROW]).violations == []
+
+
+def test_a_note_is_in_the_file_before_the_call_returns(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AckLog(path)
+    number = log.intend("a", "body")
+    assert path.read_text() == '{"id": "a", "body": "body"}\n'
+    log.acknowledge(number, CREATED)
+    assert AckLog.read(path).operations()[0].answer == CREATED
+    log.close()
 
 
 def test_an_operation_is_answered_once_and_with_a_verdict() -> None:
@@ -110,5 +153,5 @@ def test_threads_share_a_log() -> None:
     for thread in threads:
         thread.join(10)
     operations = log.operations()
-    assert len({operation.event_id for operation in operations}) == 1600
+    assert len({operation.id for operation in operations}) == 1600
     assert all(operation.answer is not None for operation in operations)

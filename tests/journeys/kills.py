@@ -15,20 +15,31 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg import OperationalError
+
 from core.embedded import Postgres
+from tests.acks import AckLog
 from tests.books import Books
 from tests.database import ROOT
 from tests.journeys import traffic
 from tests.journeys.traffic import Caller, Cast, Reckoning, Traffic
-from tests.server import WebServer
+from tests.server import WebServer, running
 
 SEED = ROOT / "metering" / "seed" / "catalog.json"
-SETTINGS = {"shared_buffers": "64MB", "max_wal_size": "512MB"}
+SETTINGS = {
+    "shared_buffers": "64MB",
+    "max_wal_size": "512MB",
+    # Nothing but the commits themselves writes the log out: one that does not wait for that loses what it acknowledged.
+    "wal_writer_delay": "10s",
+    "wal_writer_flush_after": "1GB",
+    "wal_buffers": "64MB",
+}
 GATEWAYS = 16
 ORGANIZATIONS = 9
 # Between which shares of the deliveries accidents happen.
 WITHIN = (0.1, 0.75)
 AFTER_MARK_SECONDS = 0.02
+BACK_SECONDS = 30
 
 Accident = Callable[[], None]
 
@@ -47,27 +58,41 @@ class Outcome(NamedTuple):
 
 
 def play(
-    books: Books, server: WebServer, cast: Cast, *, events: int, accidents: Sequence[Accident], seconds: float
+    books: Books,
+    server: WebServer,
+    cast: Cast,
+    *,
+    log: Path,
+    events: int,
+    accidents: Sequence[Accident],
+    seconds: float,
 ) -> Outcome:
     """Gateways post, accidents happen at moments by chance, gateways finish, and the books are held against it all.
 
-    Raises ``AssertionError`` for anything lost, doubled or answered as it should not be.
+    The gateways' log is that file. Raises ``AssertionError`` for anything lost, doubled or answered as
+    it should not be.
     """
     chosen = traffic.chance()
     plan = traffic.plan(chosen, slugs=list(cast.granted), events=events, gateways=GATEWAYS)
-    posted = Traffic(port=server.port, service_key=cast.service_key, plan=plan)
+    posted = Traffic(port=server.port, service_key=cast.service_key, plan=plan, log=AckLog(log))
     posted.start(seconds=seconds)
     try:
-        when = _strike(posted, accidents, chosen)
+        when = _strike(books, posted, accidents, chosen)
     except BaseException:
         posted.give_up()
         raise
     posted.finish()
+    posted.log.close()
+    # Nothing but what the gateways wrote down, and what is there.
+    posted.log = AckLog.read(log)
     return Outcome(traffic.reckon(books, cast, posted), posted, when)
 
 
-def _strike(posted: Traffic, accidents: Sequence[Accident], chosen: random.Random) -> list[str]:
-    """One accident after the other, while gateways are under way; at which share of the deliveries each was."""
+def _strike(books: Books, posted: Traffic, accidents: Sequence[Accident], chosen: random.Random) -> list[str]:
+    """One accident after the other, while gateways are under way; at which share of the deliveries each was.
+
+    After each, whatever had been acknowledged before it must still be there.
+    """
     low, high = WITHIN
     step = (high - low) / len(accidents)
     when = []
@@ -80,9 +105,24 @@ def _strike(posted: Traffic, accidents: Sequence[Accident], chosen: random.Rando
             raise AssertionError(f"the gateways were done before accident {place + 1}")
         # Between two answers, not just after one.
         time.sleep(chosen.uniform(0, AFTER_MARK_SECONDS))
+        acknowledged = posted.log.acknowledged()
         accident()
+        lost = acknowledged - _recorded(books)
+        assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged events are gone after accident {place + 1}"
         when.append(f"{share:.0%}")
     return when
+
+
+def _recorded(books: Books) -> set[str]:
+    """The ids of the events that are there, as soon as the database says so again."""
+    end = time.monotonic() + BACK_SECONDS
+    while True:
+        try:
+            with books.connect() as own:
+                return {row[0] for row in own.execute("SELECT event_id FROM usage_record").fetchall()}
+        except OperationalError:
+            assert time.monotonic() < end, "the database does not come back"
+            time.sleep(AFTER_MARK_SECONDS)
 
 
 def kill_server(server: WebServer) -> None:
@@ -126,6 +166,12 @@ def _children(parent: int) -> list[int]:
     return found
 
 
+def keep(books: Books) -> None:
+    """Have all that is there survive a kill, however it was committed: what follows is what is at stake."""
+    with books.connect() as own:
+        own.execute("CHECKPOINT")
+
+
 def assert_all_is_put_off(books: Books, server: WebServer, cast: Cast) -> None:
     """Without its database the server answers every request that needs it: later. It is alive all the same."""
     event = traffic.event(random.Random(), slug=next(iter(cast.granted)))
@@ -144,7 +190,7 @@ def assert_all_is_put_off(books: Books, server: WebServer, cast: Cast) -> None:
 
 
 @contextmanager
-def durable(folder: Path) -> Iterator[tuple[Postgres, Books, WebServer]]:
+def durable(folder: Path, *, without: str | None = None) -> Iterator[tuple[Postgres, Books, WebServer]]:
     """A durable PostgreSQL below ``folder``, books in it, and a server of them; Django leads there in the block."""
     from django.core.management import call_command
 
@@ -153,12 +199,8 @@ def durable(folder: Path) -> Iterator[tuple[Postgres, Books, WebServer]]:
         with _led_to(books.url):
             call_command("migrate", verbosity=0, interactive=False)
             call_command("load_prices", str(SEED), "--publish", verbosity=0, stdout=io.StringIO())
-            server = WebServer(folder=folder, module="core.web", environment=dict(os.environ))
-            server.start()
-            try:
+            with running(folder=folder, url=books.url, without=without) as server:
                 yield postgres, books, server
-            finally:
-                server.stop()
 
 
 @contextmanager

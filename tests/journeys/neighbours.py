@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -12,15 +12,17 @@ from django.db import transaction
 from django.test import Client
 
 from billing import grants
-from billing.models import Transfer
+from billing.models import Hold, Transfer
 from core import ids
 from metering.models import UsageRecord
+from orgs import projects
 from orgs.keys import IssuedKey
-from orgs.models import Member, Organization, User
+from orgs.models import Member, Organization, Project, User
 from tests.orgs import world
 
 MANAGING = ("billing:manage", "keys:manage", "webhooks:manage")
 EVENTS = "/v1/events"
+AUTHORIZATIONS = "/v1/authorizations"
 
 
 @dataclass
@@ -93,6 +95,7 @@ class House:
     keys: dict[str, IssuedKey]
     callers: dict[str, Caller]
     gateway: Caller
+    project: Project
 
     @property
     def records(self) -> list[UsageRecord]:
@@ -106,10 +109,14 @@ class House:
 
     def shown(self, kind: str) -> list[str]:
         """The ids on the wire of what it owns."""
-        owned: Mapping[str, Iterator[UUID]] = {
+        if kind == "event":
+            return [record.event_id for record in self.records]
+        owned: Mapping[str, Iterable[UUID]] = {
             "key": (issued.key.pk for issued in self.keys.values()),
             "usage": (record.pk for record in self.records),
             "tr": (transfer.pk for transfer in self.transfers),
+            "auth": Hold.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
+            "proj": (self.project.pk,),
         }
         return [ids.show(kind, each) for each in owned[kind]]
 
@@ -122,7 +129,7 @@ class House:
             ids.show("org", self.organization.pk),
             *(str(each.pk) for each in (self.organization, *people)),
             *(person.email for person in people),
-            *(text for kind in ("key", "usage", "tr") for text in self.shown(kind)),
+            *(text for kind in ("key", "usage", "tr", "auth", "proj") for text in self.shown(kind)),
             *(issued.secret for issued in self.keys.values()),
             *(record.event_id for record in self.records),
         ]
@@ -150,10 +157,12 @@ def house(slug: str) -> House:
         "service": Caller("service", keys["service"].secret),
     }
     gateway = Caller("gateway", keys["service"].secret, slug)
-    built = House(slug, organization, owner, plain, viewer, keys, callers, gateway)
+    project = projects.create(organization=organization, name=f"project of {slug}", by=world.BY)
+    built = House(slug, organization, owner, plain, viewer, keys, callers, gateway, project)
     give(organization, "10")
     for name in ("organization", "owner", "plain"):
         report(built, key=name)
+    authorize(built)
     return built
 
 
@@ -167,6 +176,20 @@ def give(organization: Organization, usd: str, *, reason: str = "welcome") -> No
             actor="tests",
             reason=reason,
         )
+
+
+def authorization(of: House, **told: Any) -> dict[str, Any]:
+    """What a gateway asks before a request of the organization's key; to a free model, so nothing is set aside."""
+    key = ids.show("key", of.keys["organization"].key.pk)
+    return {"api_key_id": key, "model": "gemma-4-31b-it", "input_tokens": 10, "max_output_tokens": 10, **told}
+
+
+def authorize(of: House) -> str:
+    """The id of a fresh hold."""
+    answer = of.gateway.post(AUTHORIZATIONS, authorization(of))
+    assert answer.status_code == 201, answer.content
+    made: str = answer.json()["id"]
+    return made
 
 
 def report(of: House, *, key: str, count: int = 2, **told: Any) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 
-from billing.models import Transfer, Wallet
+from billing import holds
+from billing.models import Correction, Hold, Transfer, Wallet
 from core import ids
 from metering.events import INTERNAL, MEDIA_TYPES, NDJSON
 from metering.models import UsageRecord
@@ -15,12 +16,14 @@ from orgs.models import ApiKey
 from tests.books import Books
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
-from tests.journeys.test_isolation import NAMES, Route, keyed
+from tests.journeys.test_isolation import AUTHORIZATIONS, NAMES, RELEASE, VERIFY, VOID, Route, keyed
 from tests.proofs import proves
 
 POSTS = [route for route in keyed() if "POST" in route.methods]
 # The paths that post() knows.
-KNOWN = {"v1/keys", "v1/keys/<str:key_id>/rotate", "v1/events"}
+KNOWN = {
+    "v1/keys", "v1/keys/<str:key_id>/rotate", "v1/events", VOID, "v1/estimate", AUTHORIZATIONS, RELEASE, VERIFY,
+}  # fmt: skip
 # For every field a value of each kind, so that one of them would fit its column.
 VALUES: list[Any] = ["x", 7, True, [], ["x"], {"a": "x"}, "0.01", 1_700_000_000, "2020-01-01T00:00:00Z", None]
 
@@ -41,13 +44,31 @@ def undocumented(route: Route) -> list[str]:
 
 
 def place(house: House, route: Route) -> str:
-    """The path, with a key of the organization in it where it has an id."""
+    """The path, with a key or an event of the organization in it where it has an id."""
+    if route.path == VOID:
+        return route.place(house.shown("event")[0])
+    if route.path == RELEASE:
+        return route.place(house.shown("auth")[0])
     return route.place(ids.show("key", house.keys["organization"].key.pk))
 
 
 def whoever(house: House, route: Route) -> Caller:
     """Who may post there; not with the key that is acted on."""
-    return house.gateway if route.path == "v1/events" else house.callers["owner"]
+    gateways = {"v1/events", VOID, AUTHORIZATIONS, RELEASE, VERIFY}
+    return house.gateway if route.path in gateways else house.callers["owner"]
+
+
+def good(house: House, route: Route, event_id: str) -> dict[str, Any]:
+    """What a body of this route must say."""
+    if route.path == "v1/events":
+        return neighbours.event(event_id, organization=house.slug)
+    if route.path == VOID:
+        return {"reason": "the same every time"}
+    if route.path == AUTHORIZATIONS:
+        return neighbours.authorization(house)
+    if route.path == VERIFY:
+        return {"key": house.keys["plain"].secret}
+    return {"model": "gpt-4o", "input_tokens": 1} if route.path == "v1/estimate" else {"name": "x"}
 
 
 def without(row: Any, *names: str) -> dict[str, Any]:
@@ -57,6 +78,8 @@ def without(row: Any, *names: str) -> dict[str, Any]:
 
 FRESH_KEY = ("id", "digest", "last_four", "created_at")
 FRESH_RECORD = ("id", "event_id", "transfer_id", "recorded_at")
+FRESH_TRANSFER = ("id", "seq", "reference", "balance_after_usd", "digest", "created_at")
+FRESH_WALLET = ("posted_usd", "spent_usd", "seq", "head")
 
 
 @proves("A05", guard="bodies_have_their_own_fields")
@@ -87,11 +110,17 @@ def post(house: House, route: Route, more: dict[str, Any]) -> list[Any]:
         after = Wallet.objects.get(pk=house.organization.pk)
         return [
             without(record, *FRESH_RECORD, "occurred_at"),
-            without(paid, "id", "seq", "reference", "balance_after_usd", "created_at"),
-            without(after, "posted_usd", "spent_usd", "seq"),
+            without(paid, *FRESH_TRANSFER),
+            without(after, *FRESH_WALLET),
             wallet.posted_usd - after.posted_usd,
             after.seq - wallet.seq,
         ]
+    if route.path == VOID:
+        return void(house, caller, route, more)
+    if route.path in {"v1/estimate", VERIFY}:
+        return told(house, caller, route, more)
+    if route.path in {AUTHORIZATIONS, RELEASE}:
+        return held(house, caller, route, more)
     body = {**more, "name": "the same every time"} if route.path == "v1/keys" else more
     before = set(ApiKey.objects.values_list("pk", flat=True))
     answer = caller.post(place(house, route), body)
@@ -104,6 +133,52 @@ def post(house: House, route: Route, more: dict[str, Any]) -> list[Any]:
         "expires_at", "secret",
     }  # fmt: skip
     return rows
+
+
+def void(house: House, caller: Caller, route: Route, more: dict[str, Any]) -> list[Any]:
+    """What the void of a fresh event leaves behind, without what is new every time."""
+    sent = neighbours.event(f"void-{ids.new()}", organization=house.slug)
+    assert caller.post(neighbours.EVENTS, sent).status_code == 201
+    before = Wallet.objects.get(pk=house.organization.pk)
+    answer = caller.post(route.place(sent["event_id"]), {**more, **good(house, route, "")})
+    assert answer.status_code == 201, answer.content
+    back = UsageRecord.objects.get(event_id=sent["event_id"], corrects_id__isnull=False)
+    assert back.transfer_id is not None
+    correction, returned = Correction.objects.get(pk=back.pk), Transfer.objects.get(pk=back.transfer_id)
+    after = Wallet.objects.get(pk=house.organization.pk)
+    return [
+        without(back, *FRESH_RECORD, "occurred_at", "corrects_id"),
+        without(correction, "id", "record_id", "transfer_id", "created_at"),
+        without(returned, *FRESH_TRANSFER),
+        without(after, *FRESH_WALLET),
+        after.posted_usd - before.posted_usd,
+        after.seq - before.seq,
+    ]
+
+
+def told(house: House, caller: Caller, route: Route, more: dict[str, Any]) -> list[Any]:
+    """What an answer says that leaves nothing behind."""
+    before = rows()
+    answer = caller.post(place(house, route), {**more, **good(house, route, "")})
+    assert answer.status_code == 200, answer.content
+    assert rows() == before
+    return [answer.json()]
+
+
+def held(house: House, caller: Caller, route: Route, more: dict[str, Any]) -> list[Any]:
+    """The hold that was placed, or a fresh one that was released, without what is new every time."""
+    path, body = route.place(""), {**more, **neighbours.authorization(house, model="deepseek-chat")}
+    if route.path == RELEASE:
+        path, body = route.place(neighbours.authorize(house)), more
+    answer = caller.post(path, body)
+    assert answer.status_code in {200, 201}, answer.content
+    made = Hold.objects.get(pk=ids.read("auth", answer.json()["id"]))
+    wallet = Wallet.objects.get(pk=house.organization.pk)
+    # What was held before is in the wallet too.
+    changed = [without(made, "id", "created_at", "expires_at", "settled_at"), without(wallet, "held_usd")]
+    with transaction.atomic():
+        holds.release(organization_id=house.organization.pk, hold_id=made.pk)
+    return [*changed, wallet.held_usd, set(answer.json())]
 
 
 def hidden(bad: bytes) -> Iterator[bytes]:
@@ -161,18 +236,18 @@ def test_json_that_only_a_careless_reader_takes_is_refused_everywhere(books: Boo
     for route in POSTS:
         caller = whoever(house, route)
         media_types = set(MEDIA_TYPES) - {NDJSON} if route.path == "v1/events" else {"application/json"}
-        fields = neighbours.event("gw-1", organization=house.slug) if route.path == "v1/events" else {"name": "x"}
-        good = json.dumps(fields).encode()
+        fields = good(house, route, "gw-1")
+        taken = json.dumps(fields).encode()
         for literal in LITERALS:
             for member in hidden(literal):
-                body = good[:-1] + b", " + member + b"}"
+                body = taken[:-1] + b", " + member + b"}"
                 for media_type in media_types:
                     answer = caller.call("POST", place(house, route), raw=body, content_type=media_type)
                     assert answer.status_code == 400, (route.path, literal[:40], answer.content[:200])
                     assert answer.json()["error"]["code"] == "invalid_json", literal[:40]
                     refused += 1
         for name in fields:
-            twice = good[:-1] + b", " + json.dumps({name: fields[name]}).encode()[1:]
+            twice = taken[:-1] + b", " + json.dumps({name: fields[name]}).encode()[1:]
             answer = caller.call("POST", place(house, route), raw=twice)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json"), twice
         for body in WHOLE:
@@ -210,9 +285,6 @@ def test_what_is_odd_but_json_is_taken(books: Books) -> None:
     ]  # fmt: skip
     for route in POSTS:
         for number, literal in enumerate(odd):
-            fields = {"name": "x"}
-            if route.path == "v1/events":
-                fields = neighbours.event(f"odd-{number}", organization=house.slug)
-            body = json.dumps(fields).encode()[:-1] + b', "unknown": ' + literal + b"}"
+            body = json.dumps(good(house, route, f"odd-{number}")).encode()[:-1] + b', "unknown": ' + literal + b"}"
             answer = whoever(house, route).call("POST", place(house, route), raw=body)
             assert answer.status_code in {200, 201}, (route.path, literal, answer.content)

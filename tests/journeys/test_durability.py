@@ -6,30 +6,46 @@ from typing import Any
 
 from tests.books import Books
 from tests.journeys import kills, traffic
+from tests.proofs import proves
 from tests.server import WebServer, living
 
 SECONDS = 120
 
 
-def test_a_server_killed_under_load_loses_nothing_and_charges_nothing_twice(books: Books, server: WebServer) -> None:
+def test_a_server_killed_under_load_loses_nothing_and_charges_nothing_twice(
+    books: Books, server: WebServer, tmp_path: Path
+) -> None:
     cast = traffic.cast(organizations=kills.ORGANIZATIONS)
     accidents = [partial(kills.kill_server, server)] * 2
-    told = kills.play(books, server, cast, events=10_000, accidents=accidents, seconds=SECONDS)
+    told = kills.play(
+        books, server, cast, log=tmp_path / "acks", events=10_000, accidents=accidents, seconds=SECONDS
+    )  # fmt: skip
     print(told)
     # The gateways met closed doors, and answers that never came.
     assert told.posted.refused_connections > 0
     assert told.reckoning.in_doubt > 0
 
 
+@proves("D01", guard="commits_wait_for_the_disk")
 def test_a_database_killed_under_load_loses_nothing_and_the_server_comes_back_by_itself(
-    tmp_path: Path, django_db_blocker: Any
+    tmp_path: Path, django_db_blocker: Any, disabled_guard: str | None
 ) -> None:
-    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, books, server):
+    with (
+        django_db_blocker.unblock(),
+        kills.durable(tmp_path, without=disabled_guard) as (postgres, books, server),
+    ):
         cast = traffic.cast(organizations=kills.ORGANIZATIONS)
+        kills.keep(books)
         processes = living(server.pid)
         put_off = partial(kills.assert_all_is_put_off, books, server, cast)
-        accidents = [partial(kills.kill_session, books), partial(kills.kill_database, postgres, meanwhile=put_off)]
-        told = kills.play(books, server, cast, events=2_000, accidents=accidents, seconds=SECONDS)
+        accidents = [
+            partial(kills.kill_database, postgres),
+            partial(kills.kill_session, books),
+            partial(kills.kill_database, postgres, meanwhile=put_off),
+        ]
+        told = kills.play(
+            books, server, cast, log=tmp_path / "acks", events=2_000, accidents=accidents, seconds=SECONDS
+        )  # fmt: skip
         assert living(server.pid) == processes
     print(told)
     # Anything but 200, 201 and a 503 that says when to come back has failed its gateway before.

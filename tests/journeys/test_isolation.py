@@ -13,10 +13,11 @@ from urllib.parse import quote
 import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from billing.models import Transfer, Wallet
+from billing.models import Hold, Transfer, Wallet
 from core import ids, views
 from metering.models import Quarantine, UsageClaim, UsageRecord
-from orgs.models import ApiKey, AuditEntry
+from orgs import keys
+from orgs.models import ApiKey, AuditEntry, Project
 from tests.books import Books
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
@@ -25,14 +26,21 @@ from tests.proofs import proves
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 HEADER = "X-DeepToken-Org"
 
+VOID = "v1/events/<path:event_id>/void"
+AUTHORIZATIONS = "v1/authorizations"
+AUTHORIZATION = "v1/authorizations/<str:authorization_id>"
+RELEASE = "v1/authorizations/<str:authorization_id>/release"
+VERIFY = "v1/keys/verify"
+
 # What a parameter names: somebody's object of that kind, or (None) nothing that belongs to anybody.
 Names = Mapping[str, str | None]
 _PAGE: Names = {"limit": None}
-_NEW_KEY: Names = dict.fromkeys(("name", "scopes", "models", "cidrs", "expires_at"))
+_NEW_KEY: Names = {**dict.fromkeys(("name", "scopes", "models", "cidrs", "expires_at")), "project": "proj"}
 _EVENT: Names = {
     "event_id": "event",
     "organization": "org",
     "api_key_id": "key",
+    "authorization_id": "auth",
     **dict.fromkeys(
         (
             "model", "occurred_at", "end_user", "source", "routed_model", "provider", "channel", "attempts", "endpoint",
@@ -40,10 +48,29 @@ _EVENT: Names = {
             "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens",
             "image_input_tokens", "audio_input_tokens", "image_output_tokens", "audio_output_tokens",
             "cached_image_tokens", "cached_audio_tokens", "units", "service_tier", "batch", "provider_cost_usd",
-            # Nothing settles an authorization yet.
-            "authorization_id", "metadata", "messages", "input_text", "output_text",
+            "metadata", "messages", "input_text", "output_text",
             # CloudEvents: (source, id) make the event id, the subject is the organization.
             "id", "time", "subject", "specversion", "type", "datacontenttype",
+        )
+    ),
+}  # fmt: skip
+_ESTIMATE: Names = dict.fromkeys(
+    (
+        "model", "input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+        "image_input_tokens", "audio_input_tokens", "cached_image_tokens", "cached_audio_tokens", "output_tokens",
+        "max_output_tokens", "reasoning_tokens", "image_output_tokens", "audio_output_tokens", "units", "service_tier",
+        "batch", "messages", "tools", "input_text", "output_text",
+    )
+)  # fmt: skip
+_AUTHORIZATION: Names = {
+    "api_key_id": "key",
+    "organization": "org",
+    **dict.fromkeys(
+        (
+            # Only whoever has a key's secret can name it.
+            "key", "model", "service_tier", "batch", "input_tokens", "image_input_tokens", "audio_input_tokens",
+            "max_output_tokens", "image_output_tokens", "audio_output_tokens", "n", "units", "messages", "tools",
+            "input_text", "client_ip", "ttl_seconds", "Idempotency-Key",
         )
     ),
 }  # fmt: skip
@@ -66,9 +93,16 @@ NAMES: dict[tuple[str, str], Names] = {
         "start_time": None, "end_time": None, "order": None, "metadata": None,
     },
     ("GET", "v1/usage/<str:record_id>"): {HEADER: "org", "record_id": "usage"},
+    ("GET", "v1/usage/<str:record_id>/explain"): {HEADER: "org", "record_id": "usage"},
+    ("POST", "v1/estimate"): {HEADER: "org", **_ESTIMATE},
     ("GET", "v1/wallet"): {HEADER: "org"},
     ("GET", "v1/wallet/transactions"): {HEADER: "org", **_PAGE, "after": "tr"},
     ("POST", "v1/events"): {HEADER: "org", **_EVENT},
+    ("POST", VOID): {HEADER: "org", "event_id": "event", "organization": "org", "reason": None},
+    ("POST", AUTHORIZATIONS): {HEADER: "org", **_AUTHORIZATION},
+    ("GET", AUTHORIZATION): {HEADER: "org", "authorization_id": "auth"},
+    ("POST", RELEASE): {HEADER: "org", "authorization_id": "auth", "Idempotency-Key": None},
+    ("POST", VERIFY): {HEADER: "org", "key": None, "organization": "org", "model": None, "client_ip": None},
 }  # fmt: skip
 # The admin has its own rights and tests, the document and its page show nobody's data.
 NOT_KEYED = {"v1/openapi.json", "docs", "^.*$"}
@@ -172,16 +206,22 @@ class Probe(NamedTuple):
         if self.parameter == HEADER:
             return self.caller.call(self.method, path, body=self._body(), headers={HEADER: text})
         if in_path:
-            return self.caller.call(self.method, path)
+            return self.caller.call(self.method, path, body=self._body())
         if self.method == "GET":
             return self.caller.call(self.method, path, query={self.parameter: text})
         return self.caller.call(self.method, path, body={**self._body(), self.parameter: text})
 
-    def _body(self) -> dict[str, Any]:
-        if self.method == "GET":
-            return {}
+    def _body(self) -> Any:
+        if self.method != "POST":
+            return None
         if self.route.path == "v1/events":
             return neighbours.event(f"fresh-{ids.new()}", end_user=None)
+        if self.route.path == VOID:
+            return {"reason": "a probe"}
+        if self.route.path in {"v1/estimate", AUTHORIZATIONS}:
+            return {"model": "gpt-4o", "input_tokens": 1, "api_key_id": made_up("key")}
+        if self.route.path == VERIFY:
+            return {"key": keys.new_secret()}
         return {"name": "made by a probe"}
 
     def told(self, text: str, markers: Sequence[str]) -> tuple[Any, ...]:
@@ -220,7 +260,7 @@ def foreign(kind: str, caller: Caller, ours: House, theirs: House) -> list[str]:
     if kind == "org":
         return [theirs.slug]
     if kind == "event":
-        return [theirs.records[0].event_id]
+        return theirs.shown("event")[:1]
     found = theirs.shown(kind)
     if caller.name == "alone":
         # In the personal organization the shared one is as foreign as any other.
@@ -236,22 +276,24 @@ def foreign(kind: str, caller: Caller, ours: House, theirs: House) -> list[str]:
 def hidden_from(caller: Caller, ours: House, theirs: House) -> list[str]:
     """What no answer may show this caller. An own-only member sees the whole statement, but not who caused it."""
     own = ours.shown("tr") if caller.name == "plain" else []
-    found = [text for kind in ("usage", "key", "tr") for text in foreign(kind, caller, ours, theirs)]
+    found = [text for kind in ("usage", "key", "tr", "auth", "proj") for text in foreign(kind, caller, ours, theirs)]
     return [text for text in found if text not in own]
 
 
 def state_of(house: House) -> list[Any]:
     """Everything that belongs to an organization, in one comparable piece."""
     own = {"organization_id": house.organization.pk}
-    keys = ApiKey.objects.filter(pk__in=[issued.key.pk for issued in house.keys.values()])
+    own_keys = ApiKey.objects.filter(pk__in=[issued.key.pk for issued in house.keys.values()])
     return [
         sorted(map(str, model_rows))
         for model_rows in (
-            keys.values_list(),
+            own_keys.values_list(),
             UsageRecord.objects.filter(**own).values_list(),
             UsageClaim.objects.filter(**own).values_list(),
             Transfer.objects.filter(**own).values_list(),
             Wallet.objects.filter(**own).values_list(),
+            Hold.objects.filter(**own).values_list(),
+            Project.objects.filter(**own).values_list(),
             Quarantine.objects.filter(**own).values_list(),
             AuditEntry.objects.filter(**own).values_list(),
         )
@@ -264,6 +306,8 @@ def state_of(house: House) -> list[Any]:
 @proves("A01", guard="keys_are_read_within_the_organization")
 @proves("A01", guard="service_keys_have_limits")
 @proves("A01", guard="limited_gateways_report_for_their_own")
+@proves("A01", guard="authorizations_are_read_within_the_organization")
+@proves("A01", guard="limited_gateways_authorize_for_their_own")
 def test_a_neighbours_object_answers_like_a_made_up_one_everywhere(books: Books) -> None:
     ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
     before, shared = state_of(theirs), theirs.markers

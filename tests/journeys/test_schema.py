@@ -52,6 +52,13 @@ DOCUMENTED = {
     f"{method} {route.documented}": NAMES[method, route.path] for route in keyed() for method in route.methods
 }
 EVENTS = "POST /v1/events"
+VOIDS = "POST /v1/events/{event_id}/void"
+ESTIMATES = "POST /v1/estimate"
+AUTHORIZATIONS = "POST /v1/authorizations"
+AUTHORIZATION = "GET /v1/authorizations/{authorization_id}"
+RELEASES = "POST /v1/authorizations/{authorization_id}/release"
+VERIFICATIONS = "POST /v1/keys/verify"
+GATEWAYS = {EVENTS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VERIFICATIONS}
 OPEN = {"GET /healthz", "GET /readyz"}
 ACCEPTED = ("application/json", "*/*", "application/problem+json")
 
@@ -70,8 +77,11 @@ class Fuzz:
         self.real = {
             "key": spare[len(spare) // 2 :],
             "usage": house.shown("usage"),
+            "event": house.shown("event"),
             "tr": house.shown("tr"),
             "org": [house.slug],
+            "auth": house.shown("auth"),
+            "proj": house.shown("proj"),
         }
 
     def operations(self) -> list[Any]:
@@ -124,6 +134,16 @@ class Fuzz:
                     place[name] = data.draw(st.sampled_from(real[kind]))
         if "model" in (case.path_parameters or {}) and data.draw(MOSTLY):
             case.path_parameters["model"] = "deepseek-chat"
+        if case.operation.label == VOIDS and data.draw(MOSTLY):
+            case.body = {"reason": "generated", "organization": self.house.slug}
+        if case.operation.label == ESTIMATES and data.draw(MOSTLY):
+            case.body = {"model": "deepseek-chat", "input_tokens": 1000, "max_output_tokens": 200}
+        if case.operation.label in {AUTHORIZATION, RELEASES} and data.draw(MOSTLY):
+            case.headers[HEADER] = self.house.slug
+        if case.operation.label == AUTHORIZATIONS and data.draw(MOSTLY):
+            case.body = neighbours.authorization(self.house)
+        if case.operation.label == VERIFICATIONS and data.draw(MOSTLY):
+            case.body = {"key": self.house.keys["organization"].secret}
         for event, envelope in events(case.body):
             if data.draw(MOSTLY):
                 for name in ("time", "subject"):
@@ -163,7 +183,7 @@ def test_generated_requests_are_answered_as_the_document_says(books: Books, kind
     fuzz = Fuzz(house, caller)
     operations = fuzz.operations()
     assert {operation.label for operation in operations} == set(DOCUMENTED)
-    opened = OPEN | {EVENTS} if kind == "service" else set(DOCUMENTED) - {EVENTS}
+    opened = OPEN | GATEWAYS | {ESTIMATES} if kind == "service" else set(DOCUMENTED) - GATEWAYS
     for operation in operations:
         plain = operation.label not in opened or set(DOCUMENTED[operation.label]) <= {HEADER}
         fuzz.run(operation, GenerationMode.POSITIVE, FEW if plain else POSITIVE)

@@ -22,6 +22,7 @@ from metering import usage
 from tests.books import Books
 from tests.journeys import traffic
 from tests.journeys.traffic import Caller, Delivery, Event, Reply
+from tests.proofs import proves
 from tests.server import WebServer
 
 SLUG = "traffic-000"
@@ -115,6 +116,7 @@ def walk(get: Get, *, limit: int, after: str | None = None, between: Callable[[]
         after = found[-1]
 
 
+@proves("A04", guard="pages_are_keyed_on_ids")
 @pytest.mark.parametrize(("limit", "at_start"), [(100, 1_000), (7, 350)])
 def test_a_walk_from_the_newest_shows_nothing_twice_and_misses_nothing_that_was_there(
     books: Books, server: WebServer, limit: int, at_start: int

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from core import ids
-from tests.acks import KEPT, AckLog, Answer, Reconciliation, Row, compare
+from tests.acks import DOUBTFUL, KEPT, AckLog, Answer, Reconciliation, Row, compare
 from tests.books import Books
 from tests.orgs import world
 from tests.server import HOST
@@ -315,13 +315,13 @@ class Traffic:
         if reply.status == 503:
             assert int(reply.headers["retry-after"]) >= 1
         if reply.status == 503 and "status" not in reply.body:
-            # Nobody knows what became of the events: as if there had been no answer.
+            # Refused as a whole, before or after: as if there had been no answer.
             return delivery.events
         told = [reply.body] if delivery.shape == "single" else reply.body["data"]
         assert [each["event_id"] for each in told] == [one.id for one in delivery.events]
         left = []
         for one, number, each in zip(delivery.events, numbers, told, strict=True):
-            assert each["status"] in KEPT | {"failed"}, each
+            assert each["status"] in KEPT | DOUBTFUL, each
             self.log.acknowledge(number, Answer(each["status"], each.get("usage_record_id"), each.get("cost_usd")))
             if each["status"] not in KEPT:
                 left.append(one)
@@ -364,9 +364,9 @@ def reckon(books: Books, cast: Cast, traffic: Traffic) -> Reckoning:
     log = traffic.log
     found = compare(log, [Row(row[0], ids.show("usage", row[1]), row[2]) for row in records])
     operations = log.operations()
-    acknowledged = {one.event_id for one in operations if one.answer and one.answer.verdict in KEPT}
-    doubtful = {one.event_id for one in operations if one.answer is None}
-    created = {one.event_id for one in operations if one.answer and one.answer.verdict == "created"}
+    acknowledged = log.acknowledged()
+    doubtful = {one.id for one in operations if one.final is None}
+    created = {one.id for one in operations if one.answer and one.answer.verdict == "created"}
     times = Counter(row[0] for row in records)
     told = Reckoning(
         found=found,

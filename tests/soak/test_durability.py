@@ -30,12 +30,14 @@ pytestmark = pytest.mark.soak
 
 
 def test_a_server_killed_again_and_again_loses_nothing_and_charges_nothing_twice(
-    books: Books, server: WebServer, capsys: pytest.CaptureFixture[str]
+    books: Books, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cast = traffic.cast(organizations=kills.ORGANIZATIONS)
     accidents = [partial(kills.kill_server, server)] * KILLS
     started = time.monotonic()
-    told = kills.play(books, server, cast, events=EVENTS_A_KILL * KILLS, accidents=accidents, seconds=SECONDS)
+    told = kills.play(
+        books, server, cast, log=tmp_path / "acks", events=EVENTS_A_KILL * KILLS, accidents=accidents, seconds=SECONDS
+    )
     with capsys.disabled():
         print(f"\nserver killed {KILLS} times: {told.reckoning}, {time.monotonic() - started:.0f} s")
     assert told.reckoning.in_doubt > 0
@@ -53,7 +55,15 @@ def test_whatever_is_killed_again_and_again_nothing_is_lost_and_nothing_charged_
         ]
         accidents = list(islice(cycle(kinds), KILLS))
         started = time.monotonic()
-        told = kills.play(books, server, cast, events=EVENTS_A_KILL * KILLS, accidents=accidents, seconds=SECONDS)
+        told = kills.play(
+            books,
+            server,
+            cast,
+            log=tmp_path / "acks",
+            events=EVENTS_A_KILL * KILLS,
+            accidents=accidents,
+            seconds=SECONDS,
+        )
     with capsys.disabled():
         print(f"\nanything killed {KILLS} times: {told.reckoning}, {time.monotonic() - started:.0f} s")
     assert told.reckoning.in_doubt > 0
