@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
@@ -888,3 +889,84 @@ def _() -> Disabled:
         return [one._replace(held=0) for one in live(*args, **more)]
 
     return patched("billing.budgets._live", nothing_held)
+
+
+@guard("one_topup_is_open")
+def _() -> Disabled:
+    """A partial unique index lets a wallet have one open top-up, whoever asks for it and however often."""
+    return without_constraint("topup", "topup_one_open")
+
+
+@guard("declined_cards_rest")
+def _() -> Disabled:
+    """A decline is followed by a rest, longer each time, and the fourth in a row by the end."""
+    return patched("billing.topups._rest", lambda *_: None)
+
+
+@guard("grants_have_one_order")
+def _() -> Disabled:
+    """Who paid for a record is worked out by the comparator by which grants were spent."""
+    spending = importlib.import_module("billing.books")
+
+    def oldest_first(lots: Any) -> Any:
+        return tuple(sorted(lots, key=lambda lot: lot.id))
+
+    return patched("billing.tracing.books", SimpleNamespace(**{**vars(spending), "arranged": oldest_first}))
+
+
+@guard("voids_follow_the_trace")
+def _() -> Disabled:
+    """What a void gives back goes to the grants of which the trace says that they paid."""
+    back, grants = importlib.import_module("billing.ledger").Back, importlib.import_module("billing.models").Grant
+
+    def to_any_that_was_used(payer_id: Any, changes: Any) -> Any:
+        used = {
+            row.id: row.amount_usd - row.remaining_usd
+            for row in grants.objects.filter(organization_id=payer_id).order_by("id")
+        }
+        found = []
+        for change in changes:
+            left = -change.cost_usd
+            for grant_id, most in used.items():
+                if part := min(left, most):
+                    found.append(back(grant_id, part, change.record.id))
+                    used[grant_id] -= part
+                    left -= part
+            if left:
+                found.append(back(None, left, change.record.id))
+        return found
+
+    return patched("billing.corrections._back", to_any_that_was_used)
+
+
+@guard("refunds_are_capped")
+def _() -> Disabled:
+    """A refund is held against what is left of purchased credit, under the wallet's lock."""
+    books = importlib.import_module("billing.books")
+
+    def uncapped(_: Any, standing: Any, move: Any) -> Any:
+        needs = move.needs or (books.Need(move.amount_usd),)
+        return books.spend(
+            standing, needs, kind=move.kind, to=move.credit, only=move.only, by_record=move.by_record
+        )  # fmt: skip
+
+    return patched("billing.ledger.Batch._spend", uncapped)
+
+
+@guard("only_purchased_credit_is_refunded")
+def _() -> Disabled:
+    """A refund is taken from purchased grants, whatever else the wallet has."""
+    move = importlib.import_module("billing.adjustments")._move
+    return patched("billing.adjustments._move", lambda *told: move(*told)._replace(only=None))
+
+
+@guard("costs_are_exact")
+def _() -> Disabled:
+    """A cost is a sum of whole pico-dollars, and nothing rounds it."""
+    rate = importlib.import_module("metering.rating").rate
+
+    def to_the_microdollar(*told: Any) -> Any:
+        rated = rate(*told)
+        return rated._replace(cost_pico=(rated.cost_pico + 500_000) // 1_000_000 * 1_000_000)
+
+    return patched("metering.rating.rate", to_the_microdollar)

@@ -50,6 +50,8 @@ WRITERS: dict[str, str | None] = {
     "budget": "billing.budgets",
     "budget_spend": "billing.budgets",
     "adjustment": "billing.adjustments",
+    "topup": "billing.topups",
+    "recharge": "billing.topups",
     "ledger_head": "billing.seals",
     "check_run": "billing.verification",
 }

@@ -7,6 +7,7 @@ from billing.models.corrections import Correction, Rerating, ReratingShare
 from billing.models.grants import Grant, GrantUse
 from billing.models.holds import Hold
 from billing.models.ledger import Account, LedgerHead, Transfer, TransferKind, Wallet
+from billing.models.topups import Recharge, TopUp
 
 __all__ = [
     "Account",
@@ -19,8 +20,10 @@ __all__ = [
     "GrantUse",
     "Hold",
     "LedgerHead",
+    "Recharge",
     "Rerating",
     "ReratingShare",
+    "TopUp",
     "Transfer",
     "TransferKind",
     "Wallet",

@@ -99,7 +99,11 @@ def test_the_triggers_stand_where_the_models_say_so_and_on_every_partition(books
     assert len(months) >= 2 * partitions.MONTHS_AHEAD
     # Wallets change, with their transfers; they are not removed.
     undeletable = {model._meta.db_table for model in apps.get_models() if getattr(model, "undeletable", False)}
-    assert {name for name, *_ in found} - complete == undeletable == {"adjustment", "credit_grant", "hold", "wallet"}
+    assert (
+        {name for name, *_ in found} - complete
+        == undeletable
+        == {"adjustment", "credit_grant", "hold", "topup", "wallet"}
+    )
 
 
 @pytest.fixture
