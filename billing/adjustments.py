@@ -48,7 +48,7 @@ def ask(
     if not money.holds(amount_usd) or not amount_usd:
         raise errors.OutOfRange("amount_usd is more than zero and has at most 12 decimals.", param="amount_usd")
     if conditions != ANY and kind != Kind.GRANT:
-        raise errors.OutOfRange("Only a grant has conditions.", param="kind")
+        raise errors.OutOfRange("Only promotional credit has a priority, a beginning, an end or models.", param="kind")
     if conditions.expires_at is not None and conditions.expires_at <= (conditions.effective_at or clock.now()):
         raise errors.OutOfRange("A grant ends after it begins.", param="expires_at")
     with transaction.atomic():

@@ -29,7 +29,17 @@ from django.utils.text import Truncator
 
 from billing import corrections, margins, rerating, wallets
 from billing.explain import Explanation, Part, arithmetic, explain
-from billing.models import CheckRun, Correction, Rerating, ReratingShare, Transfer, TransferKind, Wallet
+from billing.models import (
+    CheckRun,
+    Correction,
+    Recharge,
+    Rerating,
+    ReratingShare,
+    TopUp,
+    Transfer,
+    TransferKind,
+    Wallet,
+)
 from billing.money_admin import (
     ACTS,
     PanelsAdmin,
@@ -969,3 +979,49 @@ class CheckRunAdmin(BooksAdmin[CheckRun]):
     def took(self, row: CheckRun) -> str:
         """Milliseconds."""
         return f"{row.took_ms:,} ms"
+
+
+@admin.register(TopUp)
+class TopUpAdmin(BooksAdmin[TopUp]):
+    """Purchases of credit, and what became of each."""
+
+    list_display = ("shown_id", "organization", "amount", "state", "failure", "created_at", "settled_at")
+    list_filter = ("state",)
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("organization__slug",)
+    search_help_text = "A topup_ id, or an organization's slug."
+    fields = ("shown_id", "organization", "amount", "state", "failure", "created_at", "settled_at")
+
+    @admin.display(description="amount")
+    def amount(self, row: TopUp) -> str:
+        """Dollars."""
+        return money.plain(row.amount_usd)
+
+
+@admin.register(Recharge)
+class RechargeAdmin(BooksAdmin[Recharge]):
+    """Wallets that ask for a top-up by themselves."""
+
+    list_display = ("organization", "threshold", "amount", "monthly_cap", "enabled", "failures", "paused_until")
+    list_filter = ("enabled",)
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("organization__slug",)
+    search_help_text = "An organization's slug."
+    fields = ("organization", "threshold", "amount", "monthly_cap", "enabled", "failures", "paused_until")
+
+    @admin.display(description="below")
+    def threshold(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.threshold_usd)
+
+    @admin.display(description="asks for")
+    def amount(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.amount_usd)
+
+    @admin.display(description="a month at most")
+    def monthly_cap(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.monthly_cap_usd)

@@ -17,7 +17,7 @@ from django.db import Error, transaction
 from billing import budgets, holds, ledger, wallets
 from billing.books import Need
 from billing.models import Account, TransferKind
-from core import ids, money
+from core import failpoints, ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry, sqlstate
 from metering import partitions, pricing, quarantine, rating, usage, verdicts
 from metering.attribution import Attributed, Orphan
@@ -164,7 +164,9 @@ def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verd
     """The transaction, run again for passing conflicts and once more after making a missing month."""
 
     def attempt() -> dict[int, Verdict]:
-        return _transaction(items, reported_by=reported_by)
+        given: dict[int, Verdict] = _transaction(items, reported_by=reported_by)
+        failpoints.reach("charge.after_commit")
+        return given
 
     # Waiting once more for one organization's wallet would keep all the others waiting with it.
     alone = len({item.organization_id for item in items}) == 1
@@ -193,12 +195,15 @@ def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int
     orphans = [item for item in items if isinstance(item, Orphan)]
 
     taken = usage.claim([line.claim for line in lines])
+    failpoints.reach("charge.after_claims")
     won = [line for line in lines if line.item.key not in taken] if taken else lines
     given = {line.item.place: _created(line) for line in won}
     given.update(_again(lines, taken))
     given.update(_hold(orphans, won, stamps=stamps, at=at, reported_by=reported_by))
+    failpoints.reach("charge.after_quarantine")
 
     book(won, stamps=stamps, at=at, reported_by=reported_by)
+    failpoints.reach("charge.before_commit")
     return given
 
 
@@ -207,6 +212,7 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
     charged = [line for line in won if line.state == _RECORDED]
     failures = [line for line in won if line.state == _LOGGED]
     ended = _end_holds(won)
+    failpoints.reach("book.after_holds")
     charged = _paid(charged, ended, at=at)
     by_payer: dict[UUID, list[Line]] = {}
     for line in charged:
@@ -218,18 +224,21 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
     }
     if charged:
         usage.write((_charged(line, moves) for line in charged), at=at, reported_by=reported_by)
+        failpoints.reach("book.after_records")
     if failures:
         usage.write_failures(
             (usage.Failed(line.record_id, line.item, line.model) for line in failures), at=at, reported_by=reported_by
         )
+        failpoints.reach("book.after_failures")
     owners = {line.item.organization_id for line in charged} | {one.freed.organization_id for one in ended.values()}
     if owners:
         locked = ledger.post(list(moves.values()), at=at, released=holds.reserved(ended.values()), also=owners)
+        failpoints.reach("book.after_ledger")
         if ended:
             budgets.free(one.freed for one in ended.values())
-        counted = [_counted(line) for line in charged if locked[line.item.organization_id].has_budgets]
-        if counted:
-            budgets.count(counted, at=at)
+        limited = {owner for owner, wallet in locked.items() if wallet.has_budgets}
+        if limited:
+            budgets.count([_counted(line) for line in charged if line.item.organization_id in limited], at=at)
 
 
 def _end_holds(lines: Sequence[Line]) -> dict[UUID, holds.Settled]:

@@ -16,7 +16,7 @@ from billing import budgets, ledger, tracing
 from billing.books import Need
 from billing.ledger import Back, Move
 from billing.models import Account, Correction, TransferKind
-from core import errors, ids, money
+from core import errors, failpoints, ids, money
 from core.transactions import retry
 from metering import quarantine, usage
 from metering.models import UsageClaim, UsageRecord
@@ -57,6 +57,7 @@ def void(*, organization_id: UUID, event_id: str, reason: str, by: Actor) -> Voi
 
     def take_back() -> Voided:
         done: Voided = _void(organization_id, event_id, reason, by)
+        failpoints.reach("void.after_commit")
         return done
 
     return retry(take_back)
@@ -83,6 +84,7 @@ def _void(organization_id: UUID, event_id: str, reason: str, by: Actor) -> Voide
                 actor=by, verb="event.voided", subject=quarantine.row(row_id),
                 details={"event_id": event_id, "reason": reason},
             )  # fmt: skip
+        failpoints.reach("void.after_withdrawal")
         # Whoever had the row may have charged the event while we waited for it.
         claim = _claim(organization_id, event_id)
         if claim is None and not held:
@@ -107,6 +109,7 @@ def _void(organization_id: UUID, event_id: str, reason: str, by: Actor) -> Voide
         actor=by, verb="usage.voided", subject=record, organization=record.organization,
         details={"event_id": event_id, "reason": reason, "cost_usd": money.plain(cost)},
     )  # fmt: skip
+    failpoints.reach("void.before_commit")
     return Voided(correction.id, record.id, cost, True)
 
 
@@ -190,6 +193,7 @@ def post(
             )
         )
     Correction.objects.bulk_create(corrections)
+    failpoints.reach("correction.after_rows")
     usage.write_corrections(
         (
             usage.Correcting(
@@ -199,7 +203,9 @@ def post(
         ),
         at=at,
     )
+    failpoints.reach("correction.after_records")
     locked = ledger.post(list(moves.values()), at=at, also=[organization_id])
+    failpoints.reach("correction.after_ledger")
     if locked[organization_id].has_budgets:
         budgets.count([_counted(change) for change in changes], at=at)
     return corrections

@@ -21,8 +21,8 @@ from billing import books, lots
 from billing.books import Need, Return, Standing, Step
 from billing.lots import Given, Open
 from billing.models import Account, TransferKind, Wallet
-from core import ids, money
-from core.bulk import array, copy_rows
+from core import failpoints, ids, money
+from core.bulk import Statement, array, at_once, quoted
 from ops import outbox
 
 Level = Wallet.Level
@@ -110,11 +110,13 @@ class Locked(NamedTuple):
         )  # fmt: skip
 
 
+# The columns of a transfer in the order of its digest, with their types.
 _COLUMNS = {
     "id": "uuid", "organization_id": "uuid", "kind": "text", "debit": "text", "credit": "text", "amount_usd": "numeric",
     "reference": "text", "seq": "int8", "balance_after_usd": "numeric", "actor": "text", "reason": "text",
     "created_at": "timestamptz", "digest": "bytea",
 }  # fmt: skip
+_UNQUOTED = {"uuid", "numeric", "int8"}
 
 
 def post(
@@ -133,26 +135,15 @@ def post(
     """
     assert connection.in_atomic_block, "ledger.post needs a transaction"
     freed = released or {}
-    locked = lock({move.organization_id for move in moves} | freed.keys() | set(also))
+    locked, opened = _lock({move.organization_id for move in moves} | freed.keys() | set(also), with_lots=True)
+    failpoints.reach("ledger.after_lock")
     fresh = _unposted(moves)
-    entry = _Entry(at, locked, _opened(locked, fresh))
-    for organization_id in sorted(locked):
+    entry = _Entry(at, locked, opened)
+    for organization_id in locked:
         entry.settle_due(organization_id)
     for move in fresh:
         entry.make(move)
-    entry.write(freed)
-    return {organization_id: entry.after(organization_id, freed) for organization_id in locked}
-
-
-def _opened(locked: Mapping[UUID, Locked], fresh: Sequence[Move]) -> dict[UUID, Open]:
-    """The open lots of wallets that have any."""
-    given = {move.organization_id for move in fresh if move.given or move.back}
-    wanted = [
-        organization_id
-        for organization_id, wallet in locked.items()
-        if wallet.standing.posted or wallet.next_change or organization_id in given
-    ]
-    return lots.opened(wanted) if wanted else {}
+    return entry.write(freed)
 
 
 class _Entry:
@@ -282,10 +273,8 @@ class _Entry:
                 self._uses.append((organization_id, next(self._stamps), transfer_id, use))
         self._standings[organization_id] = step.after
 
-    def write(self, released: Mapping[UUID, Decimal]) -> None:
-        """Write transfers, grants, uses and wallets, each in one statement."""
-        if self._rows:
-            copy_rows("transfer", _COLUMNS, self._rows)
+    def write(self, released: Mapping[UUID, Decimal]) -> dict[UUID, Locked]:
+        """Write transfers, grants, uses and wallets in one message; the wallets as this posting leaves them."""
         if self._new:
             lots.insert(
                 (
@@ -294,14 +283,25 @@ class _Entry:
                 ),
                 at=self._at,
             )
+        after = {organization: self._after(organization, released) for organization in self._locked}
         changed = {key: left for key, left in self._changes() if key not in self._new}
-        if changed or self._begun:
-            lots.store(changed, self._begun)
+        statements = lots.storing(changed, self._begun)
+        if self._rows:
+            statements.append(_appending(self._rows))
         if self._uses:
-            lots.trace(self._uses)
-        moved = {organization for organization, wallet in self._locked.items() if self._moved(organization, wallet)}
-        if stored := {organization: self.after(organization, released) for organization in moved | released.keys()}:
-            self._store(stored)
+            statements.append(lots.tracing(self._uses))
+        stored = {
+            organization: wallet
+            for organization, wallet in after.items()
+            if organization in released or _has_moved(self._locked[organization], wallet)
+        }
+        if stored:
+            statements.append(_storing(stored))
+        if statements:
+            at_once(statements)
+        failpoints.reach("ledger.after_wallets")
+        _tell(self._locked, stored)
+        return after
 
     def _left(self, key: tuple[UUID, UUID]) -> Decimal:
         organization_id, grant_id = key
@@ -310,8 +310,11 @@ class _Entry:
     def _changes(self) -> Iterator[tuple[tuple[UUID, UUID], Decimal]]:
         """What is left of each lot that this posting changed."""
         for organization_id, opened in self._opened.items():
+            standing = self._standings[organization_id]
+            if standing.lots is opened.lots:
+                continue
             before = {lot.id: lot.remaining for lot in opened.lots}
-            after = {lot.id: lot.remaining for lot in self._standings[organization_id].lots}
+            after = {lot.id: lot.remaining for lot in standing.lots}
             for lot_id in before.keys() | after.keys():
                 if before.get(lot_id) != after.get(lot_id):
                     yield (organization_id, lot_id), after.get(lot_id, money.ZERO)
@@ -320,18 +323,12 @@ class _Entry:
             if key in self._begun and not self._left(key):
                 yield key, money.ZERO
 
-    def _moved(self, organization_id: UUID, wallet: Locked) -> bool:
-        return (
-            self._standings[organization_id].seq != wallet.standing.seq
-            or self._next_change(organization_id) != wallet.next_change
-        )
-
     def _next_change(self, organization_id: UUID) -> datetime | None:
         """When the next grant ends or begins. A wallet whose lots were not read keeps what it knew."""
         ends = [lot.expires_at for lot in self._standings[organization_id].lots if lot.expires_at is not None]
         return min([*ends, *(one.effective_at for one in self._waiting[organization_id])], default=None)
 
-    def after(self, organization_id: UUID, released: Mapping[UUID, Decimal]) -> Locked:
+    def _after(self, organization_id: UUID, released: Mapping[UUID, Decimal]) -> Locked:
         """A wallet as this posting leaves it."""
         wallet = self._locked[organization_id]
         standing = self._standings[organization_id]
@@ -343,31 +340,54 @@ class _Entry:
             next_change=self._next_change(organization_id),
         )
 
-    def _store(self, stored: Mapping[UUID, Locked]) -> None:
-        """Keep the new standings; the transfers that explain them are already written."""
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE wallet SET posted_usd = new.posted, overdraft_usd = new.overdraft, spent_usd = new.spent,"
-                " seq = new.seq, held_usd = new.held, head = new.head, level = new.level, has_scoped = new.scoped,"
-                " next_change = new.next_change"
-                " FROM unnest(%s::uuid[], %s::numeric[], %s::numeric[], %s::numeric[], %s::int8[], %s::numeric[],"
-                " %s::bytea[], %s::text[], %s::bool[], %s::timestamptz[])"
-                " AS new (organization_id, posted, overdraft, spent, seq, held, head, level, scoped, next_change)"
-                " WHERE wallet.organization_id = new.organization_id",
-                [
-                    array(stored),
-                    array(wallet.standing.posted for wallet in stored.values()),
-                    array(wallet.standing.overdraft for wallet in stored.values()),
-                    array(wallet.standing.spent for wallet in stored.values()),
-                    array(wallet.standing.seq for wallet in stored.values()),
-                    array(wallet.held for wallet in stored.values()),
-                    [wallet.head for wallet in stored.values()],
-                    [str(wallet.level) for wallet in stored.values()],
-                    [any(lot.models for lot in wallet.standing.lots) for wallet in stored.values()],
-                    [wallet.next_change for wallet in stored.values()],
-                ],
-            )
-        _tell(self._locked, stored)
+
+def _has_moved(before: Locked, after: Locked) -> bool:
+    return before.standing.seq != after.standing.seq or before.next_change != after.next_change
+
+
+def _appending(rows: Sequence[tuple[Any, ...]]) -> Statement:
+    """What appends transfers, in the order of ``_COLUMNS``."""
+    *plain, digests = zip(*rows, strict=True)
+    types = list(_COLUMNS.values())
+    arrays = ", ".join(f"%s::{kind}[]" for kind in types[:-1])
+    return Statement(
+        f"INSERT INTO transfer ({', '.join(_COLUMNS)})"
+        f" SELECT {', '.join(f'new.{name}' for name in list(_COLUMNS)[:-1])}, decode(new.digest, 'hex')"
+        f" FROM unnest({arrays}, %s::text[]) AS new ({', '.join(_COLUMNS)})",
+        [
+            *(
+                array(values) if kind in _UNQUOTED else quoted(values)
+                for kind, values in zip(types, plain, strict=False)
+            ),
+            quoted(digest.hex() for digest in digests),
+        ],
+    )
+
+
+def _storing(stored: Mapping[UUID, Locked]) -> Statement:
+    """What keeps the new standings of wallets."""
+    wallets = list(stored.values())
+    return Statement(
+        "UPDATE wallet SET posted_usd = new.posted, overdraft_usd = new.overdraft, spent_usd = new.spent,"
+        " seq = new.seq, held_usd = new.held, head = decode(new.head, 'hex'), level = new.level,"
+        " has_scoped = new.scoped, next_change = new.next_change"
+        " FROM unnest(%s::uuid[], %s::numeric[], %s::numeric[], %s::numeric[], %s::int8[], %s::numeric[],"
+        " %s::text[], %s::text[], %s::bool[], %s::timestamptz[])"
+        " AS new (organization_id, posted, overdraft, spent, seq, held, head, level, scoped, next_change)"
+        " WHERE wallet.organization_id = new.organization_id",
+        [
+            array(stored),
+            array(wallet.standing.posted for wallet in wallets),
+            array(wallet.standing.overdraft for wallet in wallets),
+            array(wallet.standing.spent for wallet in wallets),
+            array(wallet.standing.seq for wallet in wallets),
+            array(wallet.held for wallet in wallets),
+            quoted(wallet.head.hex() for wallet in wallets),
+            quoted(wallet.level for wallet in wallets),
+            quoted(any(lot.models for lot in wallet.standing.lots) for wallet in wallets),
+            quoted(wallet.next_change for wallet in wallets),
+        ],
+    )
 
 
 def link(head: bytes, row: Sequence[Any]) -> bytes:
@@ -376,8 +396,9 @@ def link(head: bytes, row: Sequence[Any]) -> bytes:
     ``row`` stands in the order of the table's ``COPY``, without the digest.
     """
     parts = [
-        money.fixed(value) if isinstance(value, Decimal)
-        else str((value - _EPOCH) // timedelta(microseconds=1)) if isinstance(value, datetime)
+        value if type(value) is str
+        else money.fixed(value) if type(value) is Decimal
+        else str((value - _EPOCH) // timedelta(microseconds=1)) if type(value) is datetime
         else str(value)
         for value in row
     ]  # fmt: skip
@@ -410,32 +431,42 @@ def _tell(before: Mapping[UUID, Locked], after: Mapping[UUID, Locked]) -> None:
 
 def lock(organization_ids: Collection[UUID]) -> dict[UUID, Locked]:
     """Lock these wallets in id order, making those that do not exist yet; where each stands, without its lots."""
+    return _lock(organization_ids, with_lots=False)[0]
+
+
+def _lock(organization_ids: Collection[UUID], *, with_lots: bool) -> tuple[dict[UUID, Locked], dict[UUID, Open]]:
+    """The wallets under their locks and what is open in them, read once the locks are held."""
     assert connection.in_atomic_block, "a lock needs a transaction"
-    wanted = sorted(organization_ids)
-    found = _lock_existing(wanted)
-    if len(found) < len(wanted):
-        missing = [organization for organization in wanted if organization not in found]
+    wanted = sorted(organization_ids, key=_number)
+    asked = [
+        Statement(
+            f"SELECT {_STANDING} FROM wallet"
+            " WHERE organization_id = ANY(%s::uuid[]) ORDER BY organization_id FOR NO KEY UPDATE",
+            [array(wanted)],
+        ),
+        # The clock is read once the locks are held: whoever waited sees the time at which it was let in.
+        Statement("SELECT clock_timestamp()", []),
+    ]
+    if with_lots:
+        asked.append(lots.asking(wanted))
+    wallets, [(now,)], *opened = at_once(asked)
+    if len(wallets) < len(wanted):
+        missing = set(wanted) - {row[0] for row in wallets}
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO wallet (organization_id, posted_usd, held_usd, overdraft_usd, spent_usd,"
                 " credit_limit_usd, low_usd, seq, head, mode, enforcement, level, has_scoped, has_budgets, created_at)"
                 " SELECT unnest(%s::uuid[]), 0, 0, 0, 0, 0, 5, 0, '', 'strict', 'strict', 'active', false, false, now()"
                 " ON CONFLICT (organization_id) DO NOTHING",
-                [missing],
+                [array(sorted(missing))],
             )
-        found = _lock_existing(wanted)
-    return found
+        wallets, [(now,)], *opened = at_once(asked)
+    return {row[0]: _locked((*row, now)) for row in wallets}, lots.read(opened[0]) if opened else {}
 
 
-def _lock_existing(wanted: Sequence[UUID]) -> dict[UUID, Locked]:
-    with connection.cursor() as cursor:
-        # The clock is read once the lock is held: whoever waited sees the time at which it was let in.
-        cursor.execute(
-            f"SELECT locked.*, clock_timestamp() FROM (SELECT {_STANDING} FROM wallet"
-            " WHERE organization_id = ANY(%s::uuid[]) ORDER BY organization_id FOR NO KEY UPDATE) AS locked",
-            [array(wanted)],
-        )
-        return {row[0]: _locked(row) for row in cursor.fetchall()}
+def _number(of: UUID) -> int:
+    """What ids are ordered by, in Python as in the database; far cheaper to compare than the ids."""
+    return of.int
 
 
 _STANDING = (

@@ -6,14 +6,12 @@ Everything here runs under the lock of the wallet that the grants belong to.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
-
-from django.db import connection
 
 from billing import books
 from billing.models import Grant, GrantUse
-from core.bulk import array, copy_rows
+from core.bulk import Statement, array, at_once, copy_rows, quoted
 
 
 class Given(NamedTuple):
@@ -47,24 +45,40 @@ class Open(NamedTuple):
 
 def opened(organization_ids: Collection[UUID]) -> dict[UUID, Open]:
     """What these organizations have in lots. One query."""
+    (rows,) = at_once([asking(organization_ids)])
+    return read(rows)
+
+
+def asking(organization_ids: Collection[UUID]) -> Statement:
+    """The query for what these organizations have in lots; ``read`` understands its rows."""
+    return Statement(
+        "SELECT organization_id, id, kind, remaining_usd, priority, expires_at, model_slugs, transfer_id IS NULL,"
+        # Of grants that have begun these say nothing any more, and a timestamp takes time to read.
+        " CASE WHEN transfer_id IS NULL THEN effective_at END, reference, source, actor, reason"
+        " FROM credit_grant WHERE organization_id = ANY(%s::uuid[]) AND is_open",
+        [array(organization_ids)],
+    )
+
+
+def read(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, Open]:
+    """The answer to ``asking``: by organization, in the order in which lots are spent and grants begin."""
     found: dict[UUID, tuple[list[books.Lot], list[Given]]] = {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT id, organization_id, kind, remaining_usd, effective_at, reference, source, actor, reason, priority,"
-            " expires_at, model_slugs, transfer_id FROM credit_grant"
-            " WHERE organization_id = ANY(%s::uuid[]) AND remaining_usd > 0",
-            [array(organization_ids)],
-        )
-        for *values, slugs, transfer_id in cursor.fetchall():
-            given = Given._make([*values, tuple(slugs)])
-            lots, waiting = found.setdefault(given.organization_id, ([], []))
-            if transfer_id is None:
-                waiting.append(given)
-            else:
-                lots.append(given.lot)
+    for row in rows:
+        owner, own, kind, remaining, priority, expires_at, slugs, waits, effective_at, *story = row
+        reference, source, actor, reason = story
+        lots, waiting = found.setdefault(owner, ([], []))
+        if waits:
+            waiting.append(
+                Given(
+                    own, owner, kind, remaining, effective_at, reference, source, actor, reason, priority, expires_at,
+                    tuple(slugs),
+                )
+            )  # fmt: skip
+        else:
+            lots.append(books.Lot(own, kind, remaining, priority, expires_at, frozenset(slugs)))
     return {
-        organization_id: Open(books.arranged(lots), tuple(sorted(waiting, key=lambda one: (one.effective_at, one.id))))
-        for organization_id, (lots, waiting) in found.items()
+        owner: Open(books.arranged(lots), tuple(sorted(waiting, key=lambda one: (one.effective_at, one.id))))
+        for owner, (lots, waiting) in found.items()
     }
 
 
@@ -83,10 +97,6 @@ _GRANT = {
     "reference": "text", "source": "text", "transfer_id": "uuid", "actor": "text", "reason": "text",
     "created_at": "timestamptz",
 }  # fmt: skip
-_USE = {
-    "organization_id": "uuid", "id": "uuid", "transfer_id": "uuid", "grant_id": "uuid", "amount_usd": "numeric",
-    "first_record_id": "uuid", "last_record_id": "uuid",
-}  # fmt: skip
 
 
 def insert(grants: Iterable[tuple[Given, Decimal, UUID | None]], *, at: datetime) -> None:
@@ -104,11 +114,12 @@ def insert(grants: Iterable[tuple[Given, Decimal, UUID | None]], *, at: datetime
     )  # fmt: skip
 
 
-def store(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[UUID, UUID], UUID]) -> None:
-    """Keep what is left by (organization, grant), and the transfers of those that have begun."""
-    with connection.cursor() as cursor:
-        if remaining:
-            cursor.execute(
+def storing(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[UUID, UUID], UUID]) -> list[Statement]:
+    """What keeps what is left by (organization, grant), and the transfers of those that have begun."""
+    statements = []
+    if remaining:
+        statements.append(
+            Statement(
                 "UPDATE credit_grant SET remaining_usd = new.remaining"
                 " FROM unnest(%s::uuid[], %s::uuid[], %s::numeric[]) AS new (organization_id, id, remaining)"
                 " WHERE credit_grant.organization_id = new.organization_id AND credit_grant.id = new.id",
@@ -118,8 +129,10 @@ def store(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[U
                     array(remaining.values()),
                 ],
             )
-        if begun:
-            cursor.execute(
+        )
+    if begun:
+        statements.append(
+            Statement(
                 "UPDATE credit_grant SET transfer_id = new.transfer"
                 " FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[]) AS new (organization_id, id, transfer)"
                 " WHERE credit_grant.organization_id = new.organization_id AND credit_grant.id = new.id",
@@ -129,17 +142,25 @@ def store(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[U
                     array(begun.values()),
                 ],
             )
+        )
+    return statements
 
 
-def trace(rows: Iterable[tuple[UUID, UUID, UUID, books.Use]]) -> None:
-    """Append what transfers took from lots: (organization, id, transfer, use)."""
-    copy_rows(
-        "grant_use",
-        _USE,
-        (
-            (organization_id, use_id, transfer_id, use.lot_id, use.amount, use.first, use.last)
-            for organization_id, use_id, transfer_id, use in rows
-        ),
+def tracing(rows: Sequence[tuple[UUID, UUID, UUID, books.Use]]) -> Statement:
+    """What appends what transfers took from lots: (organization, id, transfer, use)."""
+    return Statement(
+        "INSERT INTO grant_use (organization_id, id, transfer_id, grant_id, amount_usd, first_record_id,"
+        " last_record_id) SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::uuid[], %s::numeric[],"
+        " %s::uuid[], %s::uuid[])",
+        [
+            array(row[0] for row in rows),
+            array(row[1] for row in rows),
+            array(row[2] for row in rows),
+            array(row[3].lot_id for row in rows),
+            array(row[3].amount for row in rows),
+            quoted(row[3].first for row in rows),
+            quoted(row[3].last for row in rows),
+        ],
     )
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.db import transaction
 from django.db.models import Model, Q, QuerySet
@@ -419,7 +420,8 @@ class HoldAdmin(ActsAdmin[Any], MoneyKeyedAdmin[Any]):
     @admin.display(description="held in")
     def payer(self, row: Hold) -> str:
         """The wallet that pays."""
-        return link("billing_wallet", row.payer_id, ids.show("org", row.payer_id))
+        own = row.payer_id == row.organization_id
+        return wallet_link(row.organization if own else Organization.objects.get(pk=row.payer_id))
 
     @admin.display(description="captured by")
     def record(self, row: Hold) -> str:
@@ -690,6 +692,13 @@ class MoneyForm(ReasonForm):
         help_text="Promotional credit only. Ids of the catalog, between commas or spaces; any model without one.",
     )  # fmt: skip
 
+    def clean_amount_usd(self) -> Decimal:
+        """Something."""
+        amount: Decimal = self.cleaned_data["amount_usd"]
+        if amount <= 0:
+            raise forms.ValidationError("An amount is more than zero; its kind says in which direction it goes.")
+        return amount
+
     def clean_models(self) -> tuple[str, ...]:
         """The catalog's own ids of what is named."""
         listing = catalog.listing()
@@ -712,7 +721,7 @@ class MoneyForm(ReasonForm):
 
 def _day(day: date | None) -> date | None:
     if day is not None and not clock.now().year - 1 <= day.year <= YEAR_MAX:
-        raise forms.ValidationError("That is not a day that can be meant.")
+        raise forms.ValidationError(f"That is not a day that can be meant: from last year to {YEAR_MAX}.")
     return day
 
 
@@ -787,7 +796,7 @@ def _asked(row: Adjustment) -> list[Section]:
 class AdjustmentAdmin(ActsAdmin[Any]):
     """Money that finance moved, or means to."""
 
-    list_display = ("shown_id", "organization", "kind", "amount", "state", "actor", "reason", "created_at")
+    list_display = ("shown_id", "organization", "amount", "state", "kind", "actor", "reason", "created_at")
     list_filter = ("state", "kind")
     list_select_related = ("organization",)
     sortable_by = ()
@@ -862,11 +871,11 @@ class TermsForm(ReasonForm):
         label="holds", required=False, choices=(("", "as it is"), *Wallet.Enforcement.choices)
     )
     credit_limit_usd = forms.DecimalField(
-        label="credit limit (USD)", required=False, max_digits=24, decimal_places=money.DECIMALS,
+        label="credit limit (USD)", required=False, min_value=Decimal(0), max_digits=24, decimal_places=money.DECIMALS,
         help_text="How far usage may go below zero before calls are refused. Empty: as it is.",
     )  # fmt: skip
     low_usd = forms.DecimalField(
-        label="low below (USD)", required=False, max_digits=24, decimal_places=money.DECIMALS,
+        label="low below (USD)", required=False, min_value=Decimal(0), max_digits=24, decimal_places=money.DECIMALS,
         help_text="Where it begins to count as low. Empty: as it is.",
     )  # fmt: skip
 
@@ -923,6 +932,7 @@ def _stands_now(row: Wallet) -> list[Section]:
         "owed (USD)": money.plain(now.overdraft_usd),
         "left of credit given (USD)": money.plain(credit.given_usd),
         "left of credit paid for (USD)": money.plain(credit.paid_usd),
+        "a second person agrees above (USD)": money.plain(Decimal(settings.MONEY_APPROVAL_USD)),
     }
     return [Section("As it stands", as_facts(told))]
 
@@ -944,12 +954,12 @@ def head_table(organization: Organization) -> SafeString:
             money.plain(row.posted_usd),
             money.plain(row.overdraft_usd),
             money.plain(row.spent_usd),
-            bytes(row.digest).hex(),
             stamp(row.sealed_at),
+            bytes(row.digest).hex(),
         )
         for row in found
     ]
-    heads = ("day (UTC)", "seq", "posted (USD)", "overdraft (USD)", "spent (USD)", "digest", "sealed (UTC)")
+    heads = ("day (UTC)", "seq", "posted (USD)", "overdraft (USD)", "spent (USD)", "sealed (UTC)", "digest")
     return format_html("{}{}", table(heads, rows) if rows else paragraphs("None."), more)
 
 

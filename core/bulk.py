@@ -1,8 +1,8 @@
-"""Many rows in one statement: binary ``COPY``, and arrays as text."""
+"""Many rows in one statement, many statements in one message: binary ``COPY``, and arrays as text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
@@ -34,6 +34,43 @@ def copy_rows(
             copy.write_row(row)
 
 
+class Statement(NamedTuple):
+    """SQL without a semicolon, and its values by position."""
+
+    query: str
+    values: Sequence[Any]
+
+
+def at_once(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+    """Run statements in one message, so under a lock the server is waited for once; the rows of each.
+
+    Each runs after the one before it and sees what it would see if it were sent alone.
+    """
+    found = []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "; ".join(one.query for one in statements), [value for one in statements for value in one.values]
+        )
+        for _ in statements:
+            found.append(cursor.fetchall() if cursor.description else [])
+            cursor.nextset()
+    return found
+
+
 def array(values: Iterable[UUID | Decimal | int]) -> str:
     """PostgreSQL's text for an array of values that need no quotes; the driver's own is ten times slower."""
     return f"{{{','.join(map(str, values))}}}"
+
+
+def quoted(values: Iterable[object | None]) -> str:
+    """PostgreSQL's text for an array of anything whose ``str`` it reads; ``None`` is NULL."""
+    return f"{{{','.join(map(_quote, values))}}}"
+
+
+def _quote(value: object | None) -> str:
+    if value is None:
+        return "NULL"
+    text = str(value)
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

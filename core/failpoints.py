@@ -29,9 +29,6 @@ NAMES = (
     "book.after_ledger",
     # The ledger's part of any transaction that moves money.
     "ledger.after_lock",
-    "ledger.after_transfers",
-    "ledger.after_grants",
-    "ledger.after_trace",
     "ledger.after_wallets",
     # Corrections, of voids and of re-rating alike.
     "correction.after_rows",

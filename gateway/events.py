@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 
-from billing import charges, corrections, wallets
+from billing import batches, corrections, wallets
 from core import clock, errors, ids, wire
 from metering import attribution, events
 from metering.events import Limits, Rejection
@@ -99,7 +99,7 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
         body.items, single=body.single, default_slug=reporter.default_slug, limits=reporter.organizations
     )
     items = [outcome for outcome in outcomes if not isinstance(outcome, Rejection)]
-    given = iter(charges.record(items, reported_by=reporter.key_id))
+    given = iter(batches.record(items, reported_by=reporter.key_id))
     verdicts = [
         Verdict(outcome.event_id, Status.REJECTED, error=outcome.error)
         if isinstance(outcome, Rejection)

@@ -510,9 +510,9 @@ def _() -> Disabled:
 def _() -> Disabled:
     """What a wallet has is read by the statement that locks it, never before."""
     ledger = importlib.import_module("billing.ledger")
-    lock = ledger.lock
+    lock = ledger._lock
 
-    def read_first(organization_ids: Any) -> Any:
+    def read_first(organization_ids: Any, **chosen: Any) -> Any:
         with importlib.import_module("django.db").connection.cursor() as cursor:
             cursor.execute(
                 "SELECT organization_id, posted_usd, overdraft_usd, spent_usd, seq FROM wallet"
@@ -520,10 +520,11 @@ def _() -> Disabled:
                 [list(organization_ids)],
             )
             before = {row[0]: ledger.books.Standing(*row[1:]) for row in cursor.fetchall()}
-        found = lock(organization_ids)
-        return {owner: wallet._replace(standing=before.get(owner, wallet.standing)) for owner, wallet in found.items()}
+        found, opened = lock(organization_ids, **chosen)
+        stale = {owner: wallet._replace(standing=before.get(owner, wallet.standing)) for owner, wallet in found.items()}
+        return stale, opened
 
-    return patched("billing.ledger.lock", read_first)
+    return patched("billing.ledger._lock", read_first)
 
 
 @guard("wallets_are_locked_in_order")
@@ -696,7 +697,7 @@ def _() -> Disabled:
 @guard("grants_end_under_the_lock")
 def _() -> Disabled:
     """Whether a grant is over is asked of the clock once the wallet is locked."""
-    return rewritten("SELECT locked.*, clock_timestamp()", "SELECT locked.*, now()")
+    return rewritten("SELECT clock_timestamp()", "SELECT now()")
 
 
 @guard("holds_are_guarded")
@@ -950,7 +951,7 @@ def _() -> Disabled:
             standing, needs, kind=move.kind, to=move.credit, only=move.only, by_record=move.by_record
         )  # fmt: skip
 
-    return patched("billing.ledger.Batch._spend", uncapped)
+    return patched("billing.ledger._Entry._spend", uncapped)
 
 
 @guard("only_purchased_credit_is_refunded")

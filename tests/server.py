@@ -99,7 +99,7 @@ class WebServer:
         process, self._process = self._process, None
         if process is None:
             return
-        _kill_group(process.pid)
+        kill_group(process.pid)
         process.wait(STOP_SECONDS)
 
     def stop(self) -> None:
@@ -110,7 +110,7 @@ class WebServer:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
-        _kill_group(process.pid)
+        kill_group(process.pid)
         process.wait(STOP_SECONDS)
 
     def restart(self) -> None:
@@ -141,7 +141,7 @@ def _threads(place: Path) -> list[Path]:
         return []
 
 
-def _kill_group(group: int) -> None:
+def kill_group(group: int) -> None:
     """Kill a process group and wait until all of it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

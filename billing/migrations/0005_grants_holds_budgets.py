@@ -26,15 +26,20 @@ CREATE TABLE credit_grant (
     actor text NOT NULL,
     reason text NOT NULL,
     created_at timestamptz NOT NULL,
+    -- What an index is asked by must not change with every charge, or no charge would be a heap-only update.
+    is_open boolean NOT NULL GENERATED ALWAYS AS (remaining_usd > 0) STORED,
     PRIMARY KEY (organization_id, id),
     CONSTRAINT credit_grant_once UNIQUE (organization_id, reference),
     CONSTRAINT credit_grant_positive CHECK (amount_usd > 0 AND amount_usd < 100000000000),
-    CONSTRAINT credit_grant_remaining_in_range CHECK (remaining_usd >= 0 AND remaining_usd <= amount_usd),
+    CONSTRAINT credit_grant_remaining_in_range CHECK (
+        remaining_usd >= 0 AND remaining_usd <= amount_usd AND remaining_usd < 100000000000
+    ),
     CONSTRAINT credit_grant_ends_after_it_begins CHECK (expires_at IS NULL OR expires_at > effective_at)
 ) WITH (fillfactor = 70);
-CREATE INDEX credit_grant_open ON credit_grant (organization_id) WHERE remaining_usd > 0;
+CREATE INDEX credit_grant_open ON credit_grant (organization_id) WHERE is_open;
+-- Whose a use is, its transfer's key says.
 CREATE TABLE grant_use (
-    organization_id uuid NOT NULL REFERENCES organization (id),
+    organization_id uuid NOT NULL,
     id uuid NOT NULL,
     transfer_id uuid NOT NULL,
     grant_id uuid NOT NULL,
@@ -155,6 +160,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': 'ledger_head',
+                'constraints': [models.CheckConstraint(condition=models.Q(('posted_usd__gte', 0), ('posted_usd__lt', Decimal('100000000000'))), name='ledger_head_posted_in_range'), models.CheckConstraint(condition=models.Q(('overdraft_usd__gte', 0), ('overdraft_usd__lt', Decimal('100000000000'))), name='ledger_head_overdraft_in_range'), models.CheckConstraint(condition=models.Q(('spent_usd__gte', 0), ('spent_usd__lt', Decimal('100000000000'))), name='ledger_head_spent_in_range')],
             },
         ),
         migrations.CreateModel(

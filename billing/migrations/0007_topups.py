@@ -52,6 +52,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': 'topup',
+                'verbose_name': 'top-up',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['organization', '-id'], name='topup_of_organization')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('state__in', ('pending', 'processing'))), fields=('organization',), name='topup_one_open'), models.CheckConstraint(condition=models.Q(('amount_usd__gt', 0), ('amount_usd__lt', Decimal('100000000000'))), name='topup_positive'), models.CheckConstraint(condition=models.Q(models.Q(('settled_at__isnull', True), ('state__in', ('pending', 'processing'))), models.Q(('settled_at__isnull', False), ('state__in', ('succeeded', 'failed'))), _connector='OR'), name='topup_settled')],

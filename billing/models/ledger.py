@@ -174,6 +174,11 @@ class LedgerHead(models.Model):
 
     class Meta:
         db_table = "ledger_head"
+        constraints = (
+            models.CheckConstraint(name="ledger_head_posted_in_range", condition=within("posted_usd")),
+            models.CheckConstraint(name="ledger_head_overdraft_in_range", condition=within("overdraft_usd")),
+            models.CheckConstraint(name="ledger_head_spent_in_range", condition=within("spent_usd")),
+        )
 
     def __str__(self) -> str:
         return f"{self.organization_id} {self.day}"

@@ -36,6 +36,7 @@ class TopUp(models.Model):
 
     class Meta:
         db_table = "topup"
+        verbose_name = "top-up"
         ordering = ("-id",)
         indexes = (models.Index(fields=("organization", "-id"), name="topup_of_organization"),)
         constraints = (

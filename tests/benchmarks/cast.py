@@ -32,5 +32,5 @@ def stage(url: str, folder: Path) -> Stage:
                 reason="",
             )
         slugs.append(organization.slug)
-    service = keys.issue(kind=Kind.SERVICE, name="gateway", by=by, scopes=["events:write"])
+    service = keys.issue(kind=Kind.SERVICE, name="gateway", by=by, scopes=["events:write", "authorizations:write"])
     return Stage(url=url, folder=folder, service_key=service.secret, customer_key=customer_key, slugs=slugs)

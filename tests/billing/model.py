@@ -98,6 +98,11 @@ class Ceiling:
     unit: str
     most: Fraction = Fraction(0)
 
+    @property
+    def story(self) -> tuple[str, ...]:
+        """What there is one of at a time."""
+        return self.owner, self.subject, self.of, self.window, self.unit
+
     def covers(self, who: Who) -> bool:
         """Whether it counts a request."""
         return who.owner == self.owner and (self.subject == "organization" or getattr(who, self.subject) == self.of)
@@ -229,11 +234,6 @@ class Books:
             self._begin(wallet, lot)
         self._end(wallet)
 
-    def sweep(self) -> None:
-        """Settle every wallet."""
-        for name in self.wallets:
-            self.settle(name)
-
     def _begin(self, wallet: Wallet, lot: Lot) -> None:
         lot.begun, lot.left = True, lot.amount
         _move(wallet, SOURCES[lot.kind], "wallet", lot.amount)
@@ -329,7 +329,9 @@ class Books:
         if len(lasting) == len(wallet.open) and not any(lot.models for lot in lasting):
             return True
         short = Fraction(0)
-        for one in [*(one for one in self.holds.values() if one.state == "open" and one.payer == name), asked]:
+        # The oldest first, which their ids tell: of those placed at the same time none knew of the other.
+        oldest = [one for _, one in sorted(self.holds.items(), key=lambda named: named[0])]
+        for one in [*(one for one in oldest if one.state == "open" and one.payer == name), asked]:
             short += one.amount - sum(_take(lasting, one.amount, _pays(one.model)).values(), Fraction(0))
         return wallet.owed + short <= wallet.limit
 
@@ -338,10 +340,10 @@ class Books:
         if self.holds[id].state == "open":
             self.holds[id].state = state
 
-    def expire(self) -> None:
-        """Holds whose time is over end."""
+    def expire(self, owner: str) -> None:
+        """An organization's holds whose time is over end."""
         for id, one in self.holds.items():
-            if one.ends < self.now:
+            if one.who.owner == owner and one.ends < self.now:
                 self.end(id, "expired")
 
     # Usage.
@@ -400,14 +402,15 @@ class Books:
         _move(wallet, "wallet", account, amount)
         return paid
 
-    def void(self, owner: str, event_id: str) -> None:
-        """Take a charge back, once."""
-        record = self.records.get((owner, event_id))
-        if record is None or record.voided:
-            return
+    def void(self, owner: str, event_id: str) -> bool:
+        """Take a charge back, once; whether this was the time."""
+        record = self.records[owner, event_id]
+        if record.voided:
+            return False
         record.voided = True
         self.amend(owner, event_id, -record.cost)
         self.used[-1] = Used(self.now, record.who, self.used[-1].usd, -record.tokens)
+        return True
 
     def amend(self, owner: str, event_id: str, difference: Fraction) -> None:
         """Charge a record's cost anew: more is spent like usage, less goes back to where it came from."""

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from billing import adjustments
+from billing import adjustments, corrections
 from billing.adjustments import Kind, State
 from billing.grants import Conditions
 from billing.models import Adjustment, Grant
@@ -14,10 +14,11 @@ from ops import approvals
 from ops.models import Approval
 from orgs.audit import Actor
 from orgs.models import AuditEntry, Organization
-from tests.billing.test_grants import USD, give, left, now
+from tests.billing.test_grants import BY, USD, give, left, now
 from tests.billing.world import assert_sound, charge, organization, rows, side_by_side, standing
 from tests.books import Books
 from tests.metering.world import event
+from tests.proofs import proves
 
 ADA = Actor(kind="user", id="user_ada", label="ada@example.com")
 GRACE = Actor(kind="user", id="user_grace", label="grace@example.com")
@@ -137,6 +138,63 @@ def test_promotional_credit_is_never_refunded(books: Books) -> None:
     assert standing(acme).posted == 105
 
 
+@proves("W11", guard="refunds_are_capped")
+def test_a_refund_stops_at_what_is_left_of_the_payment_whoever_agrees(books: Books) -> None:
+    # 10 USD paid, 0.000362 used; in the other organization 600 were paid, so that a second person is asked.
+    acme, large = organization("acme"), organization("large")
+    give(acme, 10, "paid", kind=Grant.Kind.PURCHASED)
+    charge(acme, event())
+    with pytest.raises(errors.OutOfRange, match=r"Only 9\.999638 USD"):
+        ask(acme, Kind.REFUND, "9.999638000001")
+    assert left(acme) == {"paid": Decimal("9.999638")}
+    assert ask(acme, Kind.REFUND, "9.999637999999").state == State.POSTED
+    assert ask(acme, Kind.REFUND, "0.000000000001").state == State.POSTED
+    assert left(acme) == {"paid": 0}
+    with pytest.raises(errors.OutOfRange, match="Only 0 USD"):
+        ask(acme, Kind.REFUND, "0.000000000001")
+
+    give(large, 600, "paid", kind=Grant.Kind.PURCHASED)
+    acts = [ask(large, Kind.REFUND, usd) for usd in ("600.000000000001", "600")]
+    for question in Approval.objects.all():
+        approvals.decide(approval_id=question.pk, by=GRACE, grant=True)
+    with pytest.raises(errors.OutOfRange, match="Only 600 USD"):
+        adjustments.carry_out(adjustment_id=acts[0].pk, by=ADA)
+    assert adjustments.carry_out(adjustment_id=acts[1].pk, by=ADA).state == State.POSTED
+    assert left(large) == {"paid": 0}
+    assert [standing(owner)[:2] for owner in (acme, large)] == [(0, 0), (0, 0)]
+    assert_sound()
+
+
+@proves("W12", guard="only_purchased_credit_is_refunded")
+def test_of_all_kinds_of_credit_only_the_purchased_goes_back_to_a_card(books: Books) -> None:
+    everything = organization("everything")
+    for kind in Grant.Kind.values:
+        owner = organization(f"only-{kind}")
+        for one in (owner, everything):
+            give(one, 5, kind, kind=kind)
+        if kind == Grant.Kind.PURCHASED:
+            ask(owner, Kind.REFUND, "5")
+            assert left(owner) == {kind: 0}
+        else:
+            with pytest.raises(errors.OutOfRange, match="Only 0 USD"):
+                ask(owner, Kind.REFUND, "5")
+            assert left(owner) == {kind: 5}
+    # Given credit would be spent first, and is passed over.
+    ask(everything, Kind.REFUND, "5")
+    assert left(everything) == {"promotional": 5, "adjustment": 5, "purchased": 0}
+    with pytest.raises(errors.OutOfRange, match="Only 0 USD"):
+        ask(everything, Kind.REFUND, "0.000000000001")
+    # What a void gives back of a debt is nobody's payment either.
+    owing = organization("owing")
+    charge(owing, event(event_id="owed"))
+    give(owing, USD, "repaid", kind=Grant.Kind.PURCHASED)
+    corrections.void(organization_id=owing.pk, event_id="owed", reason="tests", by=BY)
+    assert standing(owing).posted == USD
+    with pytest.raises(errors.OutOfRange, match="Only 0 USD"):
+        ask(owing, Kind.REFUND, USD)
+    assert_sound()
+
+
 def test_a_write_off_forgives_at_most_what_is_owed(books: Books) -> None:
     acme = organization("acme")
     charge(acme, event())
@@ -166,7 +224,7 @@ def test_an_act_says_why(books: Books) -> None:
 
 def test_only_a_grant_has_conditions_and_it_ends_after_it_begins(books: Books) -> None:
     acme = organization("acme")
-    with pytest.raises(errors.OutOfRange, match="Only a grant"):
+    with pytest.raises(errors.OutOfRange, match="Only promotional credit"):
         ask(acme, Kind.CREDIT, "1", conditions=Conditions(priority=1))
     with pytest.raises(errors.OutOfRange, match="ends after it begins"):
         ask(acme, Kind.GRANT, "1", conditions=Conditions(expires_at=now()))

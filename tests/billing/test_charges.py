@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -678,3 +679,43 @@ def test_an_event_told_in_json_is_charged_as_it_was_told(books: Books) -> None:
         "provider_cost_usd": Decimal("0.1"), "event_id": taken.event_id, "model": taken.model, "input_tokens": 1000,
         "metadata": '{"a": "b"}',
     }  # fmt: skip
+
+
+# USD a million tokens: input, cached input, output.
+RATES = {
+    "deepseek-chat": ("0.27", "0.07", "1.10"),
+    "gpt-4.1-nano": ("0.1", "0.025", "0.4"),
+    "mistral-small-2506": ("0.1", "0.1", "0.3"),
+}
+amounts = st.integers(0, 3_000_000)
+
+
+@proves("W13", guard="costs_are_exact")
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.sampled_from(sorted(RATES)), amounts, amounts, amounts), min_size=1, max_size=8),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_is_charged_is_to_the_pico_dollar_what_fractions_come_to(
+    books: Books, batches: list[list[tuple[str, int, int, int]]]
+) -> None:
+    acme = organization(f"exact-{ids.new()}")
+    total = Fraction(0)
+    for sent in batches:
+        taken = [
+            event(model=model, input_tokens=plain + cached, cached_input_tokens=cached, output_tokens=output)
+            for model, plain, cached, output in sent
+        ]
+        exact = [
+            sum((Fraction(rate) * count for rate, count in zip(RATES[model], counts, strict=True)), Fraction(0)) / 10**6
+            for model, *counts in sent
+        ]
+        assert [Fraction(verdict.cost_usd or 0) for verdict in charge(acme, *taken)] == exact
+        total += sum(exact, Fraction(0))
+    told = "SELECT coalesce(sum(cost_usd), 0) FROM usage_record WHERE organization_id = %s"
+    assert Fraction(rows(told, acme.pk)[0][0]) == total
+    assert Fraction(standing(acme).spent) == Fraction(-standing(acme).balance) == total
+    assert_sound()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from django.db import connection
+from django.test import override_settings
 
 from billing import rerating
 from core import clock, ids
@@ -207,13 +208,13 @@ def test_counts_that_came_from_a_text_are_said_to_be_estimates(acme: House, call
 
 
 def test_the_rule_of_a_contract_is_told_with_the_rates_that_it_made(acme: House, caller: Caller, settings: Any) -> None:
-    settings.EVENT_AHEAD_MAX_SECONDS = 7200
     starts, ends = later(), later(days=30)
     rule = rules.publish(
         by=world.BY, reason="a contract", effective_from=starts, effective_to=ends, organization=acme.organization,
         factor=Decimal("0.5"),
     )  # fmt: skip
     caches.forget_all()
+    settings.EVENT_AHEAD_MAX_SECONDS = 7200
     made = charged(acme, occurred_at=clock.to_unix(later(minutes=1)))
     found = explained(caller, made["usage_record_id"])
     assert found["arithmetic"] == "1000 × 0.135/1M + 200 × 0.55/1M = 0.000245"
@@ -247,13 +248,14 @@ def test_a_void_is_told_from_both_sides(acme: House, caller: Caller) -> None:
 
 
 def test_a_re_rated_record_names_what_was_posted_and_each_says_how_it_came_about(
-    acme: House, caller: Caller, monkeypatch: pytest.MonkeyPatch, settings: Any
+    acme: House, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.EVENT_AHEAD_MAX_SECONDS = 7200
     monkeypatch.setattr(usage, "FINAL_AFTER", timedelta(seconds=-1))
-    made = charged(acme, cached_input_tokens=640, occurred_at=clock.to_unix(later(minutes=1)))
+    starts = later()
+    with override_settings(EVENT_AHEAD_MAX_SECONDS=7200):
+        made = charged(acme, cached_input_tokens=640, occurred_at=clock.to_unix(later(minutes=1)))
     rules.publish(
-        by=world.BY, reason="half", effective_from=later(), organization=acme.organization, factor=Decimal("0.5")
+        by=world.BY, reason="half", effective_from=starts, organization=acme.organization, factor=Decimal("0.5")
     )
     caches.forget_all()
     now = clock.now()

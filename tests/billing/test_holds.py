@@ -276,7 +276,7 @@ def test_credit_that_has_ended_is_gone_before_anything_is_held(books: Books) -> 
 
 @pytest.mark.one_database
 def test_in_fallback_mode_the_personal_wallet_holds_and_pays(books: Books) -> None:
-    acme, own = organization("acme", usd="0.0001"), organization("own", usd="1")
+    acme, own = organization("acme", usd="0.0001"), organization(f"personal-{ids.new()}", usd="1")
     change(acme, mode="fallback")
     first = place(acme, "0.0001", fallback=own.pk)
     second = place(acme, "0.0002", fallback=own.pk)

@@ -16,7 +16,7 @@ from tests.orgs import world
 
 WALLET = {
     "object", "organization", "currency", "balance_usd", "granted_usd", "topped_up_usd", "held_usd", "overdraft_usd",
-    "credit_limit_usd", "available_usd", "status",
+    "credit_limit_usd", "available_usd", "status", "mode", "enforcement",
 }  # fmt: skip
 LINE = {"id", "object", "kind", "amount_usd", "balance_after_usd", "reason", "created_at"}
 
@@ -57,7 +57,7 @@ def test_a_wallet_tells_what_there_is_to_the_last_digit(acme: House, caller: Cal
     assert answer.json() == {
         "object": "wallet", "organization": "acme-labs", "currency": "usd", "balance_usd": 9.99706,
         "granted_usd": 9.99706, "topped_up_usd": 0, "held_usd": 0, "overdraft_usd": 0, "credit_limit_usd": 0,
-        "available_usd": 9.99706, "status": "active",
+        "available_usd": 9.99706, "status": "active", "mode": "strict", "enforcement": "strict",
     }  # fmt: skip
     assert b'"balance_usd":9.99706,' in answer.content
     for name in ("owner", "plain", "viewer"):

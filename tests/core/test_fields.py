@@ -44,7 +44,9 @@ def probe(raw: psycopg.Connection, table: str) -> str:
     name = f"probe_{table}"
     raw.execute(f"CREATE TEMP TABLE {name} (LIKE {table} INCLUDING CONSTRAINTS)")
     for (column,) in raw.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnotnull AND attnum > 0", [name]
+        "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = %s::regclass AND attnotnull AND attnum > 0"
+        " AND attgenerated = ''",
+        [name],
     ).fetchall():
         raw.execute(f"ALTER TABLE {name} ALTER COLUMN {column} DROP NOT NULL")
     for (other,) in raw.execute(
@@ -64,7 +66,7 @@ def test_every_money_column_refuses_what_is_no_amount_in_range(books: Books) -> 
         probes = {table: probe(raw, table) for table in {table for table, _ in found}}
         for table, column in found:
             for value in NOT_IN_RANGE:
-                with pytest.raises(CheckViolation):
+                with pytest.raises(CheckViolation, match=f"probe_{table}"):
                     raw.execute(f"INSERT INTO {probes[table]} ({column}) VALUES (%s::numeric)", [Decimal(value)])
             for value in NOT_IN_COLUMN:
                 with pytest.raises(NumericValueOutOfRange):

@@ -10,6 +10,8 @@ from core import views
 from core.openapi import tidy
 
 OPEN = {"/healthz", "/readyz"}
+# What moves money and has no id of its own.
+ONCE = {"/v1/authorizations", "/v1/authorizations/{authorization_id}/release"}
 ALWAYS = {"x-request-id", "deepailab-processing-ms", "deepailab-version"}
 
 
@@ -35,7 +37,8 @@ def test_an_operation_says_what_it_needs_and_what_it_may_refuse(
     keyed = path not in OPEN
     assert operation.get("security") == ([{"bearerKey": []}] if keyed else None)
     headers = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"}
-    assert headers == ({"X-DeepToken-Org"} if keyed else set())
+    wanted = {"X-DeepToken-Org"} if keyed else set()
+    assert headers == (wanted | {"Idempotency-Key"} if path in ONCE and method == "post" else wanted)
     statuses = set(operation["responses"])
     assert statuses >= ({"401", "403", "406", "503"} if keyed else {"406"})
     assert statuses & {"200", "201"}

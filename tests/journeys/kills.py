@@ -1,4 +1,4 @@
-"""Accidents: kill -9 of the server, of a session, of PostgreSQL, while gateways post.
+"""Accidents: kill -9 of the server, of the worker, of a session, of PostgreSQL, while gateways post.
 
 PostgreSQL is one of the test's own that syncs to the disk: the run's own never syncs and belongs
 to all tests.
@@ -18,12 +18,14 @@ from typing import NamedTuple
 from psycopg import OperationalError
 
 from core.embedded import Postgres
+from tests import worker
 from tests.acks import AckLog
 from tests.books import Books
 from tests.database import ROOT
 from tests.journeys import traffic
 from tests.journeys.traffic import Caller, Cast, Reckoning, Traffic
 from tests.server import WebServer, running
+from tests.worker import Worker
 
 SEED = ROOT / "metering" / "seed" / "catalog.json"
 SETTINGS = {
@@ -38,7 +40,10 @@ GATEWAYS = 16
 ORGANIZATIONS = 9
 # Between which shares of the deliveries accidents happen.
 WITHIN = (0.1, 0.75)
+# Where in its part of that each happens: gateways are under way before it and after it.
+WITHIN_STEP = (0.1, 0.6)
 AFTER_MARK_SECONDS = 0.02
+TASK_SECONDS = 2
 BACK_SECONDS = 30
 
 Accident = Callable[[], None]
@@ -69,11 +74,11 @@ def play(
 ) -> Outcome:
     """Gateways post, accidents happen at moments by chance, gateways finish, and the books are held against it all.
 
-    The gateways' log is that file. Raises ``AssertionError`` for anything lost, doubled or answered as
-    it should not be.
+    A worker is at work meanwhile. The gateways' log is that file. Raises ``AssertionError`` for anything
+    lost, doubled, leaked or answered as it should not be.
     """
     chosen = traffic.chance()
-    plan = traffic.plan(chosen, slugs=list(cast.granted), events=events, gateways=GATEWAYS)
+    plan = traffic.plan(chosen, cast=cast, events=events, gateways=GATEWAYS)
     posted = Traffic(port=server.port, service_key=cast.service_key, plan=plan, log=AckLog(log))
     posted.start(seconds=seconds)
     try:
@@ -85,19 +90,24 @@ def play(
     posted.log.close()
     # Nothing but what the gateways wrote down, and what is there.
     posted.log = AckLog.read(log)
+    # The last ones that were forgotten have yet to run out.
+    traffic.await_sweep(books, forgotten_too=True)
     return Outcome(traffic.reckon(books, cast, posted), posted, when)
 
 
 def _strike(books: Books, posted: Traffic, accidents: Sequence[Accident], chosen: random.Random) -> list[str]:
     """One accident after the other, while gateways are under way; at which share of the deliveries each was.
 
-    After each, whatever had been acknowledged before it must still be there.
+    After each, with everything back, whatever had been acknowledged before it must still be there, no
+    hold be open beyond its end, and every invariant of the books hold. The gateways go on meanwhile, up
+    to where the next accident may happen, so that each happens under load however long that takes.
     """
     low, high = WITHIN
     step = (high - low) / len(accidents)
     when = []
     for place, accident in enumerate(accidents):
-        share = low + (place + chosen.random()) * step
+        share = low + (place + chosen.uniform(*WITHIN_STEP)) * step
+        posted.let_pass(low + (place + 1) * step)
         posted.wait_for(share)
         if posted.over():
             # They failed, and say why.
@@ -107,19 +117,22 @@ def _strike(books: Books, posted: Traffic, accidents: Sequence[Accident], chosen
         time.sleep(chosen.uniform(0, AFTER_MARK_SECONDS))
         acknowledged = posted.log.acknowledged()
         accident()
-        lost = acknowledged - _recorded(books)
-        assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged events are gone after accident {place + 1}"
+        lost = acknowledged - _kept(books)
+        assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged are gone after accident {place + 1}"
+        traffic.await_sweep(books)
+        traffic.verify()
         when.append(f"{share:.0%}")
+    posted.let_pass(1.0)
     return when
 
 
-def _recorded(books: Books) -> set[str]:
-    """The ids of the events that are there, as soon as the database says so again."""
+def _kept(books: Books) -> set[str]:
+    """The ids of what is there, as soon as the database says so again."""
     end = time.monotonic() + BACK_SECONDS
     while True:
         try:
             with books.connect() as own:
-                return {row[0] for row in own.execute("SELECT event_id FROM usage_record").fetchall()}
+                return {row.id for row in traffic.kept(own)}
         except OperationalError:
             assert time.monotonic() < end, "the database does not come back"
             time.sleep(AFTER_MARK_SECONDS)
@@ -129,6 +142,18 @@ def kill_server(server: WebServer) -> None:
     """Every process of the server at once, and a start."""
     server.kill9()
     server.start()
+
+
+def kill_worker(books: Books, working: Worker) -> None:
+    """Every process of the worker at once, in the middle of a task if one begins soon, and a start."""
+    end = time.monotonic() + TASK_SECONDS
+    with books.connect() as own:
+        while time.monotonic() < end:
+            row = own.execute("SELECT 1 FROM job_run WHERE finished_at IS NULL").fetchone()
+            if row is not None:
+                break
+    working.kill9()
+    working.start()
 
 
 def kill_session(books: Books) -> None:
@@ -143,6 +168,11 @@ def kill_session(books: Books) -> None:
         ).fetchone()
         assert found is not None, "the product has no session"
         os.kill(found[0], signal.SIGKILL)
+        # It is over with what was before as soon as our own session is; until then it may still answer.
+        end = time.monotonic() + BACK_SECONDS
+        with suppress(OperationalError):
+            while own.execute("SELECT 1"):
+                assert time.monotonic() < end, "the database goes on as if nothing were"
 
 
 def kill_database(postgres: Postgres, *, meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -174,15 +204,18 @@ def keep(books: Books) -> None:
 
 def assert_all_is_put_off(books: Books, server: WebServer, cast: Cast) -> None:
     """Without its database the server answers every request that needs it: later. It is alive all the same."""
-    event = traffic.event(random.Random(), slug=next(iter(cast.granted)))
+    slug = next(iter(cast.granted))
+    event = traffic.event(random.Random(), slug=slug)
+    hold = traffic.ask(random.Random(), number=0, slug=slug, key=cast.keys[slug], end="captured", event=event)
+    bodies = {"/v1/events": event.text.encode(), "/v1/authorizations": hold.text.encode()}
 
     def ask(method: str, path: str, key: str) -> tuple[int, bool]:
         with closing(Caller(port=server.port, key=key)) as caller:
-            caller.send(method, path, event.text.encode() if method == "POST" else None)
+            caller.send(method, path, bodies.get(path))
             reply = caller.read()
         return reply.status, "retry-after" in reply.headers
 
-    asked = [("POST", "/v1/events"), ("GET", "/v1/usage"), ("GET", "/v1/wallet"), ("GET", "/readyz")]
+    asked = [("POST", path) for path in bodies] + [("GET", "/v1/usage"), ("GET", "/v1/wallet"), ("GET", "/readyz")]
     keys = {"POST": cast.service_key, "GET": cast.reader_key}
     answers = books.together([partial(ask, method, path, keys[method]) for method, path in asked])
     assert dict(zip(asked, answers, strict=True)) == dict.fromkeys(asked, (503, True))
@@ -190,8 +223,8 @@ def assert_all_is_put_off(books: Books, server: WebServer, cast: Cast) -> None:
 
 
 @contextmanager
-def durable(folder: Path, *, without: str | None = None) -> Iterator[tuple[Postgres, Books, WebServer]]:
-    """A durable PostgreSQL below ``folder``, books in it, and a server of them; Django leads there in the block."""
+def durable(folder: Path, *, without: str | None = None) -> Iterator[tuple[Postgres, Books, WebServer, Worker]]:
+    """A durable PostgreSQL below ``folder``, books in it, server and worker; Django leads there in the block."""
     from django.core.management import call_command
 
     with Postgres(data_dir=folder / "data", durable=True, settings=SETTINGS) as postgres:
@@ -199,8 +232,12 @@ def durable(folder: Path, *, without: str | None = None) -> Iterator[tuple[Postg
         with _led_to(books.url):
             call_command("migrate", verbosity=0, interactive=False)
             call_command("load_prices", str(SEED), "--publish", verbosity=0, stdout=io.StringIO())
-            with running(folder=folder, url=books.url, without=without) as server:
-                yield postgres, books, server
+            with (
+                worker.running(folder=folder, url=books.url, without=without) as working,
+                running(folder=folder, url=books.url, without=without) as server,
+            ):
+                working.await_work()
+                yield postgres, books, server, working
 
 
 @contextmanager

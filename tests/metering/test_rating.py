@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from core import money
 from metering import rating
 from metering.rating import COUNT_MAX, Counts, Inconsistent, Pools, Unpriced, Window
+from tests.proofs import proves
 
 AT = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)  # a Wednesday
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Pacific/Chatham"]
 MINUTE = timedelta(minutes=1)
-WEEK_MINUTES = 7 * 24 * 60
+DAY_MINUTES = 24 * 60
+WEEK_MINUTES = 7 * DAY_MINUTES
 
 # Which rate a pool falls back to where the card names none (decisions 5).
 FALLS_BACK = {
@@ -35,14 +37,22 @@ rates = st.one_of(
 )
 OPTIONAL = [name for name in Pools._fields if name != "input"]
 rate_tables = st.fixed_dictionaries({"input": rates}, optional=dict.fromkeys(OPTIONAL, rates))
-clock_times = st.integers(0, 24 * 60 - 1).map(lambda minute: f"{minute // 60:02}:{minute % 60:02}")
+
+
+def clock_time(minute: int) -> str:
+    """A minute after some midnight, as the clock shows it."""
+    return f"{minute // 60 % 24:02}:{minute % 60:02}"
+
+
 windows = st.builds(
-    lambda zone, days, start, end: {"zone": zone, "days": sorted(days), "start": start, "end": end},
+    lambda zone, days, start, length: {
+        "zone": zone, "days": sorted(days), "start": clock_time(start), "end": clock_time(start + length)
+    },
     st.sampled_from(ZONES),
     st.sets(st.integers(0, 6), min_size=1),
-    clock_times,
-    clock_times,
-).filter(lambda window: window["start"] != window["end"])
+    st.integers(0, DAY_MINUTES - 1),
+    st.integers(1, DAY_MINUTES - 1),
+)  # fmt: skip
 conditions = st.fixed_dictionaries(
     {},
     optional={
@@ -169,6 +179,8 @@ extras = st.fixed_dictionaries(
 instants = st.integers(0, 4 * WEEK_MINUTES * 60).map(lambda seconds: AT + timedelta(seconds=seconds))
 
 
+# Invoice lines, which do round, are not there yet.
+@proves("W13", guard="costs_are_exact")
 @given(document=documents(), pools=pool_counts, more=extras, at=instants)
 def test_a_cost_is_what_fractions_say(
     document: dict[str, Any], pools: dict[str, int], more: dict[str, Any], at: datetime
@@ -521,50 +533,64 @@ def test_a_window_whose_time_carries_its_own_zone_is_refused() -> None:
         rating.read_card(windowed(("01:00Z", "04:00Z")))
 
 
-PARTS = ("image_input_tokens", "audio_input_tokens", "image_output_tokens", "audio_output_tokens")
+# What each part of a request may be rated as.
+PARTS = {
+    "image_input_tokens": ("image_input", "cached_image_input"),
+    "audio_input_tokens": ("audio_input", "cached_audio_input"),
+    "image_output_tokens": ("image_output",),
+    "audio_output_tokens": ("audio_output",),
+}
+UNITS = ("web_search_requests", "images")
 
 
-@given(
-    document=documents(),
-    pools=pool_counts,
-    slack=pool_counts,
-    told=st.sets(st.sampled_from(PARTS)),
-    more=extras,
-    spare_units=st.dictionaries(st.sampled_from(["web_search_requests", "images"]), st.integers(0, 3), max_size=2),
-    at=instants,
-)
-def test_no_request_within_its_bounds_costs_more_than_the_worst_case(
-    document: dict[str, Any],
-    pools: dict[str, int],
-    slack: dict[str, int],
-    told: set[str],
-    more: dict[str, Any],
-    spare_units: dict[str, int],
-    at: datetime,
-) -> None:
-    used = counted(pools, **more)
-    most = counted({name: pools[name] + slack[name] for name in pools})
-    units = {name: used.units.get(name, 0) + spare_units.get(name, 0) for name in used.units.keys() | spare_units}
+@st.composite
+def priced_requests(draw: st.DrawFn) -> tuple[dict[str, Any], Counts, rating.Bounds]:
+    """A card, a request that it has prices for at any time, and bounds that the request keeps."""
+    absent = {pool for part in draw(st.sets(st.sampled_from(sorted(PARTS)))) for pool in PARTS[part]}
+    certain = {"input", "output", *(pools[0] for pools in PARTS.values())} - absent
+    optional = set(Pools._fields) - certain - absent
+    tables = st.fixed_dictionaries(
+        dict.fromkeys(sorted(certain), rates), optional=dict.fromkeys(sorted(optional), rates)
+    )
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    chosen: list[dict[str, Any]] = draw(st.lists(conditions, max_size=4))
+    for when in ({}, *chosen):
+        always: dict[str, Any] = {name: when[name] for name in ("service_tier", "batch") if name in when}
+        for one in (always, when):
+            entries.setdefault(conditions_of(one), {"when": one, "rates": draw(tables)})
+    document = {
+        "terms": draw(st.permutations(list(entries.values()))),
+        "units": draw(st.fixed_dictionaries(dict.fromkeys(UNITS, rates))),
+        "request": draw(rates),
+    }
+    # Of little at a time and with little room to spare, so that nothing else hides a bound that is too low.
+    present = st.sampled_from([name for name in Pools._fields if name not in absent])
+    counts = st.dictionaries(present, st.integers(1, 300_000), max_size=3)
+    pools = {**dict.fromkeys(Pools._fields, 0), **draw(counts)}
+    slack = draw(st.one_of(st.just({}), counts))
+    units = draw(st.dictionaries(st.sampled_from(UNITS), st.integers(0, 5)))
+    spare = draw(st.dictionaries(st.sampled_from(UNITS), st.integers(0, 3)))
+    served = draw(st.sampled_from(list(entries.values())))["when"]
+    asked = {"service_tier": served.get("service_tier"), "batch": served.get("batch", False)}
+    told = set(PARTS) - draw(st.one_of(st.just(set()), st.sets(st.sampled_from(sorted(PARTS)))))
+    most = counted({name: pools[name] + slack.get(name, 0) for name in pools})
     bounds = rating.Bounds(
         most.input_tokens,
         most.output_tokens,
-        units=units,
-        service_tier=used.service_tier,
-        batch=used.batch,
+        units={name: units.get(name, 0) + spare.get(name, 0) for name in units.keys() | spare},
         **{part: getattr(most, part) for part in told},
+        **asked,
     )
+    return document, counted(pools, units=units, **asked), bounds
+
+
+@given(asked=priced_requests(), at=instants)
+def test_no_request_within_its_bounds_costs_more_than_the_worst_case(
+    asked: tuple[dict[str, Any], Counts, rating.Bounds], at: datetime
+) -> None:
+    document, used, bounds = asked
     card = rating.read_card(document)
-    try:
-        worst = rating.worst_case(card, bounds, at)
-    except Unpriced:
-        # Then there is no hold either.
-        assume(False)
-    try:
-        cost = rating.rate(card, used, at).cost_pico
-    except Unpriced:
-        # What has no price is not charged.
-        assume(False)
-    assert cost <= worst
+    assert rating.rate(card, used, at).cost_pico <= rating.worst_case(card, bounds, at)
 
 
 def bounded(priced: rating.RateCard, tokens_in: int, tokens_out: int, **more: Any) -> Decimal:

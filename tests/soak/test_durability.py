@@ -1,4 +1,4 @@
-"""Fifty kills of each kind under load: the long versions of ``tests/journeys/test_durability.py``.
+"""Fifty kills under load: the long versions of ``tests/journeys/test_durability.py``.
 
 ``SOAK_KILLS`` sets another number. Each test ends by itself, says one line of figures, and on a
 failure the seed that repeats it.
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import worker
 from tests.books import Books
 from tests.journeys import kills, traffic
 from tests.journeys.traffic import Caller
@@ -29,29 +30,33 @@ POLL_SECONDS = 0.05
 pytestmark = pytest.mark.soak
 
 
-def test_a_server_killed_again_and_again_loses_nothing_and_charges_nothing_twice(
+def test_a_server_and_a_worker_killed_again_and_again_lose_nothing_charge_nothing_twice_and_leak_no_hold(
     books: Books, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cast = traffic.cast(organizations=kills.ORGANIZATIONS)
-    accidents = [partial(kills.kill_server, server)] * KILLS
     started = time.monotonic()
-    told = kills.play(
-        books, server, cast, log=tmp_path / "acks", events=EVENTS_A_KILL * KILLS, accidents=accidents, seconds=SECONDS
-    )
+    with worker.running(folder=tmp_path, url=books.url) as working:
+        working.await_work()
+        kinds = [partial(kills.kill_server, server), partial(kills.kill_worker, books, working)]
+        told = kills.play(
+            books, server, cast, log=tmp_path / "acks", events=EVENTS_A_KILL * KILLS,
+            accidents=list(islice(cycle(kinds), KILLS)), seconds=SECONDS,
+        )  # fmt: skip
     with capsys.disabled():
-        print(f"\nserver killed {KILLS} times: {told.reckoning}, {time.monotonic() - started:.0f} s")
+        print(f"\nserver or worker killed {KILLS} times: {told.reckoning}, {time.monotonic() - started:.0f} s")
     assert told.reckoning.in_doubt > 0
 
 
-def test_whatever_is_killed_again_and_again_nothing_is_lost_and_nothing_charged_twice(
+def test_whatever_is_killed_again_and_again_nothing_is_lost_or_charged_twice_and_no_hold_leaks(
     tmp_path: Path, django_db_blocker: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, books, server):
+    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, books, server, working):
         cast = traffic.cast(organizations=kills.ORGANIZATIONS)
         kinds = [
             partial(kills.kill_session, books),
             partial(kills.kill_database, postgres),
             partial(kills.kill_server, server),
+            partial(kills.kill_worker, books, working),
         ]
         accidents = list(islice(cycle(kinds), KILLS))
         started = time.monotonic()
@@ -72,7 +77,7 @@ def test_whatever_is_killed_again_and_again_nothing_is_lost_and_nothing_charged_
 def test_the_server_is_back_soon_after_a_long_outage_of_its_database(
     tmp_path: Path, django_db_blocker: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, _, server):
+    with django_db_blocker.unblock(), kills.durable(tmp_path) as (postgres, _, server, _):
         cast = traffic.cast(organizations=1)
 
         def status() -> int:
