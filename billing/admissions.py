@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 
-from core import clock, errors, money
+from core import clock, errors, money, wire
 from metering import counting, pricing, rating, tokens
 from metering.events import PAIRS_MAX, Label, Name, Short, explain_error, phrases
 from metering.models import CatalogModel
@@ -30,6 +30,7 @@ Choices = Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+@wire.readable
 class Request(msgspec.Struct, kw_only=True):
     """What a request means to use. An absent part of the input or output may be as large as the whole."""
 

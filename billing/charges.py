@@ -308,6 +308,8 @@ def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]
     book = pricing.book()
     batch = list(items)
     owners = organizations.find_ids({item.organization_id for item in batch}) if book.has_rules else {}
+    # A batch is of few models and few seconds, so most of its events ask for an offer that was made before.
+    offers: dict[tuple[str, UUID | None, datetime], pricing.Offer | None] = {}
     for item in batch:
         event = item.event
         model = book.listing.find(event.model)
@@ -316,12 +318,18 @@ def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]
             yield Line(item, next(stamps), _LOGGED, slug, 0, money.ZERO, None, None, None)
             continue
         owner = owners.get(item.organization_id)
-        offer = model and book.offer(
-            model,
-            organization_id=item.organization_id,
-            group=owner.price_group if owner else "",
-            at=event.occurred_at,
-        )
+        key = (slug, item.organization_id if book.has_rules else None, event.occurred_at)
+        if model is None:
+            offer = None
+        elif key in offers:
+            offer = offers[key]
+        else:
+            offer = offers[key] = book.offer(
+                model,
+                organization_id=item.organization_id,
+                group=owner.price_group if owner else "",
+                at=event.occurred_at,
+            )
         pico, unpriced = 0, None
         if not offer:
             unpriced = f"no price of {slug} at {event.occurred_at}" if model else f"no model {slug}"

@@ -8,12 +8,13 @@ from uuid import UUID
 import msgspec
 
 from billing.explain import Part, parts_of
-from core import clock, errors, money
+from core import clock, errors, money, wire
 from metering import counting, pricing, rating, tokens
 from metering.events import Name, Short, explain_error, least_input, least_output, phrases
 from orgs import organizations
 
 
+@wire.readable
 class Request(rating.Counts, kw_only=True):
     """What ``POST /v1/estimate`` is asked: counts, or text to count."""
 

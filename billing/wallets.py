@@ -1,6 +1,7 @@
 """Wallets: what an organization has, what gateways are told about it, and the terms people set."""
 
 from collections.abc import Collection
+from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -39,9 +40,9 @@ class State(NamedTuple):
 
 def states(organization_ids: Collection[UUID]) -> dict[UUID, State]:
     """Wallets of these organizations; one never touched stands at zero. One query."""
-    found = {wallet.pk: _state(wallet) for wallet in Wallet.objects.filter(pk__in=list(organization_ids))}
+    found = {row[0]: _state(*row) for row in Wallet.objects.filter(pk__in=list(organization_ids)).values_list(*_SHOWN)}
     return {
-        organization_id: found.get(organization_id) or _state(Wallet(organization_id=organization_id))
+        organization_id: found.get(organization_id) or _untouched(organization_id)
         for organization_id in organization_ids
     }
 
@@ -51,26 +52,38 @@ def state(organization_id: UUID) -> State:
     return states([organization_id])[organization_id]
 
 
-def _state(wallet: Wallet) -> State:
-    balance = Decimal(wallet.posted_usd) - Decimal(wallet.overdraft_usd)
-    limit = Decimal(wallet.credit_limit_usd)
+_SHOWN = (
+    "pk", "posted_usd", "overdraft_usd", "held_usd", "spent_usd", "credit_limit_usd", "low_usd", "frozen_at", "mode",
+    "enforcement",
+)  # fmt: skip
+
+
+def _untouched(organization_id: UUID) -> State:
+    """The wallet of an organization that has no row yet."""
+    fresh = Wallet(organization_id=organization_id)
+    none, low = money.ZERO, Decimal(fresh.low_usd)
+    return _state(organization_id, none, none, none, none, none, low, None, fresh.mode, fresh.enforcement)
+
+
+def _state(
+    organization_id: UUID, posted: Decimal, overdraft: Decimal, held: Decimal, spent: Decimal, limit: Decimal,
+    low: Decimal, frozen_at: datetime | None, mode: str, enforcement: str,
+) -> State:  # fmt: skip
+    """A wallet from the columns of ``_SHOWN``."""
+    balance = posted - overdraft
     return State(
-        organization_id=wallet.pk,
+        organization_id=organization_id,
         balance_usd=balance,
-        held_usd=Decimal(wallet.held_usd),
-        overdraft_usd=Decimal(wallet.overdraft_usd),
-        spent_usd=Decimal(wallet.spent_usd),
+        held_usd=held,
+        overdraft_usd=overdraft,
+        spent_usd=spent,
         credit_limit_usd=limit,
-        available_usd=max(balance + limit - Decimal(wallet.held_usd), money.ZERO),
+        available_usd=max(balance + limit - held, money.ZERO),
         status=books.status(
-            balance=balance,
-            overdraft=Decimal(wallet.overdraft_usd),
-            credit_limit=limit,
-            low=Decimal(wallet.low_usd),
-            frozen=wallet.frozen_at is not None,
+            balance=balance, overdraft=overdraft, credit_limit=limit, low=low, frozen=frozen_at is not None
         ),
-        mode=wallet.mode,
-        enforcement=wallet.enforcement,
+        mode=mode,
+        enforcement=enforcement,
     )
 
 

@@ -7,7 +7,7 @@ Infinity, numbers too long to be honest, nesting deeper than 64, lone surrogates
 import json
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,7 +19,10 @@ NUMBER_DIGITS_MAX = 40
 # What a double can hold: a score of 1e-300 in a field that is dropped must not cost a whole batch.
 EXPONENTS = range(-324, 309)
 _INTEGER_MAX = 10**NUMBER_DIGITS_MAX
-_SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
+_CONTAINERS = frozenset({dict, list})
+_WHITE = b" \t\n\r"
+_DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_TOO_MANY_DIGITS = b"0" * (NUMBER_DIGITS_MAX + 1)
 
 
 class Malformed(ValueError):
@@ -38,6 +41,22 @@ def _number(text: str) -> Decimal:
 
 _decoder = msgspec.json.Decoder(float_hook=_number)
 
+S = TypeVar("S", bound=type[msgspec.Struct])
+# The struct classes whose fields msgspec knows.
+READABLE: set[type[msgspec.Struct]] = set()
+
+
+def readable(struct: S) -> S:
+    """A class decorator: have msgspec work out the struct's fields now, while it is imported.
+
+    Left alone it does so when the class is first read, lets other threads run in the middle of that,
+    and ends the process with a segmentation fault when one of them reads the same class meanwhile
+    (msgspec 0.22): the first requests after a start often come together.
+    """
+    msgspec.json.Decoder(struct)
+    READABLE.add(struct)
+    return struct
+
 
 def decode(raw: bytes) -> Any:
     """The value in ``raw``: dicts, lists, str, int, ``Decimal`` for fractions, bool, None.
@@ -52,16 +71,21 @@ def decode(raw: bytes) -> Any:
         raise Malformed("the text is not UTF-8") from error
     except RecursionError as error:
         raise Malformed(f"nesting is deeper than {DEPTH_MAX}") from error
-    members = _members(value, DEPTH_MAX)
-    # Without escapes and spaced colons, `":` occurs exactly once a member, so a count settles
+    # Only where so many digits stand in a row can there be a number too long, so most bodies are not searched for one.
+    outline = raw.translate(_DIGITS_AS_ZERO, _WHITE)
+    members = _members(value, DEPTH_MAX, bounded=_TOO_MANY_DIGITS not in outline)
+    # Without escapes and white space, `":` occurs exactly once a member, so a count settles
     # whether a key came twice; anything else takes the slow, certain way.
-    if b"\\" in raw or raw.count(b'":') != members or any(spaced in raw for spaced in _SPACED_COLONS):
+    if b"\\" in raw or outline.count(b'":') != members:
         _refuse_duplicate_keys(raw)
     return value
 
 
-def _members(value: Any, depth: int) -> int:
-    """How many object members a value holds. Raises ``Malformed`` beyond the depth or for a number too long."""
+def _members(value: Any, depth: int, *, bounded: bool) -> int:
+    """How many object members a value holds. Raises ``Malformed`` beyond the depth or for a number too long.
+
+    ``bounded``: no number is too long.
+    """
     if depth == 0:
         raise Malformed(f"nesting is deeper than {DEPTH_MAX}")
     inner: Iterable[Any]
@@ -75,10 +99,12 @@ def _members(value: Any, depth: int) -> int:
         inner = ()
         if type(value) is int and not -_INTEGER_MAX < value < _INTEGER_MAX:
             raise Malformed("a number is too long")
+    if bounded and _CONTAINERS.isdisjoint(map(type, inner)):
+        return count
     for item in inner:
         kind = type(item)
         if kind is dict or kind is list:
-            count += _members(item, depth - 1)
+            count += _members(item, depth - 1, bounded=bounded)
         elif kind is int and not -_INTEGER_MAX < item < _INTEGER_MAX:
             raise Malformed("a number is too long")
     return count

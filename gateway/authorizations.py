@@ -29,6 +29,7 @@ SECONDS_DEFAULT = 600
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=holds.SECONDS_MAX)]
 
 
+@wire.readable
 class Request(admissions.Request, kw_only=True):
     """The body of ``POST /v1/authorizations``."""
 
@@ -39,6 +40,7 @@ class Request(admissions.Request, kw_only=True):
     ttl_seconds: Seconds = SECONDS_DEFAULT
 
 
+@wire.readable
 class Question(msgspec.Struct, kw_only=True):
     """The body of ``POST /v1/keys/verify``."""
 

@@ -84,29 +84,24 @@ def attribute(
     for event in events:
         # What waits in quarantine must still know whom the header named.
         event.organization = event.organization or default_slug
-    slugs = {_slug(event) for event in events}
-    organizations_by_slug = organizations.find_slugs({slug for slug in slugs if slug is not None})
-    key_ids: dict[str | None, UUID | None] = {
-        event.api_key_id: _read("key", event.api_key_id) for event in events if event.api_key_id
-    }
+    # A batch names few organizations and keys, so who they are is settled once for each.
+    names = {(event.organization, event.api_key_id) for event in events}
+    slugs = {organization: _slug(organization) for organization, _ in names}
+    organizations_by_slug = organizations.find_slugs({slug for slug in slugs.values() if slug is not None})
+    key_ids = {shown: _read("key", shown) for _, shown in names if shown}
     keys_by_id = keys.find([key_id for key_id in key_ids.values() if key_id is not None])
     named = {
-        (event.organization, event.api_key_id): (
-            organizations_by_slug.get(_slug(event) or ""),
-            _known(keys_by_id, key_ids.get(event.api_key_id)),
+        (organization, shown): (
+            organizations_by_slug.get(slugs[organization] or ""),
+            _known(keys_by_id, key_ids.get(shown) if shown else None),
         )
-        for event in events
+        for organization, shown in names
     }
-    members_by_pair = members.find_many({pair for names in named.values() if (pair := _pair(*names)) is not None})
-    # A batch names few organizations and keys, so who they are is settled once for each.
+    members_by_pair = members.find_many({pair for known in named.values() if (pair := _pair(*known)) is not None})
     settled: dict[tuple[str | None, str | None], _Who] = {}
-    for event in events:
-        names = (event.organization, event.api_key_id)
-        if names not in settled:
-            organization, key = named[names]
-            pair = _pair(organization, key)
-            member = members_by_pair.get(pair) if pair else None
-            settled[names] = _Who(_slug(event), organization, key, member)
+    for (organization, shown), known in named.items():
+        pair = _pair(*known)
+        settled[organization, shown] = _Who(slugs[organization], *known, members_by_pair.get(pair) if pair else None)
     outcomes: list[Outcome] = []
     for place, item in enumerate(items):
         if isinstance(item, Rejection):
@@ -169,22 +164,22 @@ def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) 
     if key is not None and key.user_id is not None and who.member is None:
         return _orphan(place, event, Reason.NOT_A_MEMBER, organization_id, "the key's owner is no member")
     return Attributed(
-        place=place,
-        event=event,
-        organization_id=organization_id,
-        payer_id=organization_id,
-        api_key_id=key.id if key else None,
-        member_id=who.member.id if who.member else None,
-        project_id=key.project_id if key else None,
-        fingerprint=fingerprint(event, organization=organization_id.bytes, key=key.id.bytes if key else None),
-        authorization_id=_read("auth", event.authorization_id) if event.authorization_id else None,
-        fallback_id=key.organization_id if key and key.user_id and key.organization_id != organization_id else None,
+        place,
+        event,
+        organization_id,
+        organization_id,
+        key.id if key else None,
+        who.member.id if who.member else None,
+        key.project_id if key else None,
+        fingerprint(event, organization=organization_id.bytes, key=key.id.bytes if key else None),
+        _read("auth", event.authorization_id) if event.authorization_id else None,
+        key.organization_id if key and key.user_id and key.organization_id != organization_id else None,
     )
 
 
-def _slug(event: Event) -> str | None:
+def _slug(named: str | None) -> str | None:
     """The organization named, lower-cased; an empty name is none."""
-    return (event.organization or "").strip().lower() or None
+    return (named or "").strip().lower() or None
 
 
 def _read(prefix: str, text: str) -> UUID | None:

@@ -8,8 +8,10 @@ field named by index. Only a body that is not JSON at all, or too many events, f
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
@@ -54,6 +56,7 @@ _KEYS_BEGIN = keys.PREFIX.encode()
 _PICO = Decimal(1).scaleb(-money.DECIMALS)
 
 
+@wire.readable
 class Event(Counts, kw_only=True):
     """One finished request (contract 16.2).
 
@@ -134,13 +137,24 @@ class Body(NamedTuple):
     single: bool
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True)
+class Limits:
     """What a request may hold, and the acceptance window around ``now``."""
 
     events: int
     now: datetime
     age: timedelta
     ahead: timedelta
+
+    @cached_property
+    def first(self) -> datetime:
+        """The earliest instant that an event may carry."""
+        return self.now - self.age
+
+    @cached_property
+    def last(self) -> datetime:
+        """The latest one."""
+        return self.now + self.ahead
 
 
 def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
@@ -224,17 +238,19 @@ _REPORTED = tuple(name for name in Event.__struct_fields__ if name not in INTERN
 
 def _convert(value: dict[str, Any]) -> Event:
     """Types and ranges of one event. Raises an ``ApiError`` that names the field."""
-    if "occurred_at" not in value or value["occurred_at"] is None:
-        raise errors.MissingParameter("occurred_at is required.", param="occurred_at")
     fields = (
-        {name: field for name, field in value.items() if field is not None} if None in value.values() else {**value}
+        {name: field for name, field in value.items() if field is not None} if None in value.values() else value.copy()
     )
-    fields["occurred_at"] = _instant(fields["occurred_at"])
+    at = fields.get("occurred_at")
+    if at is None:
+        raise errors.MissingParameter("occurred_at is required.", param="occurred_at")
+    fields["occurred_at"] = _instant(at)
     cost = fields.get("provider_cost_usd")
     if cost is not None:
         fields["provider_cost_usd"] = _provider_cost(cost)
-    for name in INTERNAL:
-        fields.pop(name, None)
+    if not INTERNAL.isdisjoint(fields):
+        for name in INTERNAL:
+            fields.pop(name, None)
     try:
         return msgspec.convert(fields, Event)
     except msgspec.ValidationError as error:
@@ -292,9 +308,9 @@ def _least(*parts: int, whole: str) -> int:
 
 def _check(event: Event, limits: Limits) -> None:
     """What types cannot say: the acceptance window, parts within their wholes, sizes of maps."""
-    if event.occurred_at < limits.now - limits.age:
+    if event.occurred_at < limits.first:
         raise errors.OutOfRange(f"occurred_at lies more than {limits.age.days} days back.", param="occurred_at")
-    if event.occurred_at > limits.now + limits.ahead:
+    if event.occurred_at > limits.last:
         raise errors.OutOfRange(
             f"occurred_at lies more than {int(limits.ahead.total_seconds())} seconds ahead.", param="occurred_at"
         )

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from core import money
+from core import money, wire
 
 COUNT_MAX = 2_147_483_647
 RATE_DECIMALS = 6
@@ -48,6 +48,7 @@ class Unpriced(Exception):
         self.param = param
 
 
+@wire.readable
 class Counts(msgspec.Struct, kw_only=True):
     """What a request used, as billing reads it. Parts are part of ``input_tokens`` or ``output_tokens``."""
 
@@ -110,6 +111,7 @@ class Rates(NamedTuple):
     audio_output: int | None
 
 
+@wire.readable
 class Window(msgspec.Struct, frozen=True):
     """A stretch of the day on some weekdays of a zone: start inclusive, end exclusive, may cross midnight.
 
@@ -177,29 +179,33 @@ class Rated(NamedTuple):
 
 def pools(counts: Counts, *, reasoning_apart: bool = False) -> Pools:
     """Split the reported counts into exclusive pools. Raises ``Inconsistent``."""
-    cached_text = counts.cached_input_tokens - counts.cached_image_tokens - counts.cached_audio_tokens
+    cached_image, cached_audio = counts.cached_image_tokens, counts.cached_audio_tokens
+    cached_text = counts.cached_input_tokens - cached_image - cached_audio
     if cached_text < 0:
         raise Inconsistent("cached_input_tokens", "Cached image and audio tokens exceed cached_input_tokens")
-    image = counts.image_input_tokens - counts.cached_image_tokens
+    image = counts.image_input_tokens - cached_image
     if image < 0:
         raise Inconsistent("cached_image_tokens", "cached_image_tokens exceed image_input_tokens")
-    audio = counts.audio_input_tokens - counts.cached_audio_tokens
+    audio = counts.audio_input_tokens - cached_audio
     if audio < 0:
         raise Inconsistent("cached_audio_tokens", "cached_audio_tokens exceed audio_input_tokens")
-    written = counts.cache_write_tokens + counts.cache_write_1h_tokens
-    uncached = counts.input_tokens - counts.cached_input_tokens - written - image - audio
+    short, hour = counts.cache_write_tokens, counts.cache_write_1h_tokens
+    uncached = counts.input_tokens - counts.cached_input_tokens - short - hour - image - audio
     if uncached < 0:
         raise Inconsistent("input_tokens", "The parts of the input exceed input_tokens")
-    text = counts.output_tokens - counts.image_output_tokens - counts.audio_output_tokens
+    image_output, audio_output, reasoning = (
+        counts.image_output_tokens, counts.audio_output_tokens, counts.reasoning_tokens,
+    )  # fmt: skip
+    text = counts.output_tokens - image_output - audio_output
     if text < 0:
         raise Inconsistent("output_tokens", "Image and audio output exceed output_tokens")
-    if counts.reasoning_tokens > text:
+    if reasoning > text:
         raise Inconsistent("reasoning_tokens", "reasoning_tokens exceed the text part of output_tokens")
-    reasoning = counts.reasoning_tokens if reasoning_apart else 0
+    if not reasoning_apart:
+        reasoning = 0
     return Pools(
-        uncached, cached_text, counts.cache_write_tokens, counts.cache_write_1h_tokens,
-        image, audio, counts.cached_image_tokens, counts.cached_audio_tokens,
-        text - reasoning, reasoning, counts.image_output_tokens, counts.audio_output_tokens,
+        uncached, cached_text, short, hour, image, audio, cached_image, cached_audio,
+        text - reasoning, reasoning, image_output, audio_output,
     )  # fmt: skip
 
 
@@ -232,6 +238,13 @@ def is_base(terms: Terms) -> bool:
     return terms.service_tier is None and not (terms.batch or terms.above_input_tokens or terms.windows)
 
 
+def _no_rate(split: Pools, rates: Rates) -> Unpriced:
+    """The refusal for the first pool that was used and has no rate."""
+    used = zip(split, rates, _COUNTED_AS, Pools._fields, strict=True)
+    field, pool = next((field, pool) for tokens, price, field, pool in used if tokens and price is None)
+    return Unpriced(field, f"no rate for {pool} tokens")
+
+
 def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
     """The exact cost of a request that was accepted at ``at``.
 
@@ -241,11 +254,10 @@ def rate(card: RateCard, counts: Counts, at: datetime) -> Rated:
     terms = choose(card, counts, at)
     cost = card.request
     split = pools(counts, reasoning_apart=terms.reasoning_apart)
-    for place, tokens in enumerate(split):
+    for tokens, price in zip(split, terms.rates, strict=True):
         if tokens:
-            price = terms.rates[place]
             if price is None:
-                raise Unpriced(_COUNTED_AS[place], f"no rate for {Pools._fields[place]} tokens")
+                raise _no_rate(split, terms.rates)
             cost += tokens * price
     for name, uses in counts.units.items() if counts.units else ():
         if uses:

@@ -102,7 +102,7 @@ def test_an_event_that_two_send_at_once_is_charged_to_one_and_a_duplicate_to_the
     same = of(acme, "same")
     with door(until=3) as held:
         told = side_by_side(
-            books, held, (of(acme, "a"), None), (same, None), (same, None), (of(acme, "same", input_tokens=7), None)
+            books, held, (of(acme, "a"), None), (same, None), (same, None), (of(acme, "same", output_tokens=7), None)
         )
     words = sorted(statuses(one)[0] for one in told[1:])
     # Whoever was first in the queue stands; the other story is a conflict, or both of the first are.

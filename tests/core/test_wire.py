@@ -1,6 +1,9 @@
 """JSON in and out, against Python's own reader as a naive oracle."""
 
+import ast
 import json
+import subprocess
+import sys
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -9,8 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing import admissions, quotes
 from core import wire
 from core.wire import DEPTH_MAX, Malformed
+from gateway import authorizations
+from metering import rating
+from metering.events import Event
+from tests.database import ROOT
+from tests.test_tidy import modules
 
 SPACE = st.sampled_from(["", "", "", " ", "\t", "\n", "\r", " \n "])
 LETTERS = ['a', 'b', 'é', '"', ':', '\\', '😀', '/', '\n']  # fmt: skip
@@ -184,3 +193,57 @@ def test_ids_go_out_as_text_and_unknown_types_are_a_bug() -> None:
     assert wire.encode({"id": value, "pair": (1, 2)}) == f'{{"id":"{value}","pair":[1,2]}}'.encode()
     with pytest.raises(TypeError, match="no place on the wire"):
         wire.encode(object())
+
+
+READ_AT_ONCE = """
+import sys, threading
+import django
+django.setup()
+import gateway.views
+from core import wire
+import msgspec
+
+sys.setswitchinterval(1e-6)
+THREADS = 16
+
+def read(struct, ready):
+    ready.wait()
+    for _ in range(20):
+        try:
+            msgspec.convert({}, struct)
+        except msgspec.ValidationError:
+            pass
+
+assert len(wire.READABLE) >= 6
+for struct in wire.READABLE:
+    ready = threading.Barrier(THREADS)
+    threads = [threading.Thread(target=read, args=(struct, ready)) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print("alive")
+"""
+
+
+def test_bodies_that_are_the_first_of_their_kind_may_be_read_by_many_threads_at_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", READ_AT_ONCE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_every_struct_that_is_read_is_made_readable_when_it_is_imported() -> None:
+    read = {
+        (source.name, ast.unparse(call.args[1]))
+        for source in modules()
+        for call in ast.walk(source.tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "msgspec.convert"
+    }
+    # What ``admissions.read`` is given, by those who call it.
+    assert read == {
+        ("billing.admissions", "kind"), ("billing.quotes", "Request"), ("metering.events", "Event"),
+        ("metering.quarantine", "Event"), ("metering.rating", "Window"),
+    }  # fmt: skip
+    assert {admissions.Request, quotes.Request, Event, rating.Window, authorizations.Request,
+            authorizations.Question} <= wire.READABLE  # fmt: skip

@@ -14,8 +14,6 @@ from metering.events import INTERNAL, MEDIA_TYPES, Event, Limits, Rejection
 from tests.gateway.test_views import cloud
 from tests.journeys import neighbours
 
-LIMITS = Limits(events=1000, now=clock.now(), age=timedelta(days=35), ahead=timedelta(seconds=300))
-
 
 def documented(media_type: str) -> Any:
     """The validator of a body of that media type, as the document has it."""
@@ -26,8 +24,9 @@ def documented(media_type: str) -> Any:
 
 def taken(body: Any, media_type: str) -> bool:
     """Whether the reader refuses nothing of a body."""
+    limits = Limits(events=1000, now=clock.now(), age=timedelta(days=35), ahead=timedelta(seconds=300))
     try:
-        read = events.decode(json.dumps(body).encode(), media_type=media_type, limits=LIMITS)
+        read = events.decode(json.dumps(body).encode(), media_type=media_type, limits=limits)
     except errors.ApiError:
         return False
     return not any(isinstance(item, Rejection) for item in read.items)
