@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing import views
+from billing.metrics import Metrics
 
 urlpatterns = [
     path("v1/wallet", views.Wallet.as_view(), name="wallet"),
@@ -11,5 +12,6 @@ urlpatterns = [
     path("v1/usage/<str:record_id>/explain", views.Explain.as_view(), name="usage-explanation"),
     path("v1/estimate", views.Estimate.as_view(), name="estimate"),
     path("v1/key", views.Key.as_view(), name="key"),
+    path("metrics", Metrics.as_view(), name="metrics"),
     path("user/balance", views.Balance.as_view(), name="balance"),
 ]

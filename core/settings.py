@@ -236,6 +236,8 @@ LEDGER_HEADS_DIR = (
     env.folder("LEDGER_HEADS_DIR", str(DATA_DIR / "heads")) if EMBEDDED or env.text("LEDGER_HEADS_DIR", "") else None
 )
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
+# Who may read /metrics from elsewhere; without it only this machine may.
+METRICS_TOKEN = env.text("METRICS_TOKEN", "")
 
 LOGGING = {
     "version": 1,

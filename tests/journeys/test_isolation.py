@@ -104,8 +104,8 @@ NAMES: dict[tuple[str, str], Names] = {
     ("POST", RELEASE): {HEADER: "org", "authorization_id": "auth", "Idempotency-Key": None},
     ("POST", VERIFY): {HEADER: "org", "key": None, "organization": "org", "model": None, "client_ip": None},
 }  # fmt: skip
-# The admin has its own rights and tests, the document and its page show nobody's data.
-NOT_KEYED = {"v1/openapi.json", "docs", "^.*$"}
+# The admin and the metrics have rights and tests of their own, the document and its page show nobody's data.
+NOT_KEYED = {"v1/openapi.json", "docs", "metrics", "^.*$"}
 
 
 class Route(NamedTuple):
