@@ -59,7 +59,9 @@ def at_once(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
 
 def array(values: Iterable[UUID | Decimal | int]) -> str:
     """PostgreSQL's text for an array of values that need no quotes; the driver's own is ten times slower."""
-    return f"{{{','.join(map(str, values))}}}"
+    # An id's digits alone are read as well, and written in half the time.
+    texts = [f"{value.int:032x}" if type(value) is UUID else str(value) for value in values]
+    return f"{{{','.join(texts)}}}"
 
 
 def quoted(values: Iterable[object | None]) -> str:

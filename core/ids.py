@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID, SafeUUID
 
 from core import clock
@@ -23,6 +24,8 @@ _RANDOM_BITS = 74
 _LOW = (1 << 62) - 1
 # Headroom below the random start: a run of ids counts upwards and never leaves its millisecond.
 _RUN_MAX = 1 << 24
+_TAIL_BITS = 50
+_TAIL = range(_TAIL_BITS - 10, -1, -10)
 _lock = threading.Lock()
 _last = 0
 
@@ -81,7 +84,14 @@ def instant(value: UUID) -> datetime:
 def show(prefix: str, value: UUID) -> str:
     """The id as customers see it: ``usage_01K6Z7…``."""
     number = value.int
-    return f"{prefix}_{''.join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])}"
+    tail = "".join([_PAIRS[number >> shift & 1023] for shift in _TAIL])
+    return f"{prefix}_{_head(number >> _TAIL_BITS)}{tail}"
+
+
+@lru_cache(maxsize=1024)
+def _head(number: int) -> str:
+    """The letters before the tail: ids that were made together share them."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120 - _TAIL_BITS, -1, -10)])
 
 
 def read(prefix: str, text: str) -> UUID:

@@ -1,6 +1,7 @@
 """``POST /v1/events``: who, parse, one verb, render (contract 16)."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -131,7 +132,8 @@ def _single(verdict: Verdict, states: Sequence[Mapping[str, Any]]) -> Answer:
 
 
 def _batch(verdicts: Sequence[Verdict], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counts = {name: sum(verdict.status is status for verdict in verdicts) for name, status in _COUNTED.items()}
+    found = Counter([verdict.status for verdict in verdicts])
+    counts = {name: found[status] for name, status in _COUNTED.items()}
     return {"object": "list", **counts, "data": [_told(verdict) for verdict in verdicts], "wallets": states}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
@@ -328,7 +328,7 @@ def _instant(value: Any) -> datetime:
     """An aware instant in UTC from Unix seconds or RFC 3339. Raises an ``ApiError``."""
     try:
         if type(value) is int:
-            return _EPOCH + timedelta(seconds=value)
+            return _second(value)
         if type(value) is Decimal:
             micros = (value * 1_000_000).to_integral_value(rounding=ROUND_HALF_EVEN)
             return _EPOCH + timedelta(microseconds=int(micros))
@@ -339,6 +339,12 @@ def _instant(value: Any) -> datetime:
     except ValueError as error:
         raise _no_instant() from error
     raise _no_instant()
+
+
+@lru_cache(maxsize=4096)
+def _second(value: int) -> datetime:
+    """The instant of Unix seconds; a batch has few of them."""
+    return _EPOCH + timedelta(seconds=value)
 
 
 def _no_instant() -> errors.InvalidType:
@@ -460,11 +466,12 @@ def fingerprint(event: Event, *, organization: bytes, key: bytes | None) -> byte
         # An estimate may come out differently tomorrow; the text that it stands for does not.
         input_told = event.estimated.get("input_tokens", input_told)
         output_told = event.estimated.get("output_tokens", output_told)
+    units = sorted(event.units.items()) if event.units else []
     told = (
         organization, key, event.model, (event.occurred_at - _EPOCH) // _MICROSECOND,
         input_told, event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
         output_told, event.reasoning_tokens, event.image_input_tokens, event.audio_input_tokens,
         event.cached_image_tokens, event.cached_audio_tokens, event.image_output_tokens, event.audio_output_tokens,
-        sorted(event.units.items()), rating.ordinary(event.service_tier), event.batch, event.outcome, event.billed,
+        units, rating.ordinary(event.service_tier), event.batch, event.outcome, event.billed,
     )  # fmt: skip
     return hashlib.sha256(FINGERPRINT_VERSION + _pack(told)).digest()

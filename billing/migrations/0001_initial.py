@@ -23,7 +23,8 @@ CREATE TABLE transfer (
     created_at timestamptz NOT NULL,
     digest bytea NOT NULL,
     PRIMARY KEY (organization_id, id),
-    CONSTRAINT transfer_once UNIQUE (organization_id, kind, reference),
+    -- The cause first: a plan made while the table is small must not go by the organization alone, and read all it has.
+    CONSTRAINT transfer_once UNIQUE (reference, kind, organization_id),
     CONSTRAINT transfer_positive CHECK (amount_usd > 0 AND amount_usd < 100000000000),
     CONSTRAINT transfer_between_two CHECK (debit <> credit),
     CONSTRAINT transfer_wallet_has_seq CHECK (
@@ -125,7 +126,7 @@ class Migration(migrations.Migration):
                     options={
                         'db_table': 'transfer',
                         'ordering': ('-id',),
-                        'constraints': [models.UniqueConstraint(fields=('organization', 'kind', 'reference'), name='transfer_once'), models.UniqueConstraint(condition=models.Q(('seq__isnull', False)), fields=('organization', 'seq'), name='transfer_seq_once'), models.CheckConstraint(condition=models.Q(('amount_usd__gt', 0), ('amount_usd__lt', Decimal('100000000000'))), name='transfer_positive'), models.CheckConstraint(condition=models.Q(('debit', models.F('credit')), _negated=True), name='transfer_between_two'), models.CheckConstraint(condition=models.Q(models.Q(('balance_after_usd__isnull', False), ('seq__isnull', False)), models.Q(('balance_after_usd__isnull', True), ('seq__isnull', True), models.Q(('debit', 'wallet'), _negated=True), models.Q(('credit', 'wallet'), _negated=True)), _connector='OR'), name='transfer_wallet_has_seq')],
+                        'constraints': [models.UniqueConstraint(fields=('reference', 'kind', 'organization'), name='transfer_once'), models.UniqueConstraint(condition=models.Q(('seq__isnull', False)), fields=('organization', 'seq'), name='transfer_seq_once'), models.CheckConstraint(condition=models.Q(('amount_usd__gt', 0), ('amount_usd__lt', Decimal('100000000000'))), name='transfer_positive'), models.CheckConstraint(condition=models.Q(('debit', models.F('credit')), _negated=True), name='transfer_between_two'), models.CheckConstraint(condition=models.Q(models.Q(('balance_after_usd__isnull', False), ('seq__isnull', False)), models.Q(('balance_after_usd__isnull', True), ('seq__isnull', True), models.Q(('debit', 'wallet'), _negated=True), models.Q(('credit', 'wallet'), _negated=True)), _connector='OR'), name='transfer_wallet_has_seq')],
                     },
                 ),
             ],

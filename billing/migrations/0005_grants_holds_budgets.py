@@ -29,7 +29,7 @@ CREATE TABLE credit_grant (
     -- What an index is asked by must not change with every charge, or no charge would be a heap-only update.
     is_open boolean NOT NULL GENERATED ALWAYS AS (remaining_usd > 0) STORED,
     PRIMARY KEY (organization_id, id),
-    CONSTRAINT credit_grant_once UNIQUE (organization_id, reference),
+    CONSTRAINT credit_grant_once UNIQUE (reference, organization_id),
     CONSTRAINT credit_grant_positive CHECK (amount_usd > 0 AND amount_usd < 100000000000),
     CONSTRAINT credit_grant_remaining_in_range CHECK (
         remaining_usd >= 0 AND remaining_usd <= amount_usd AND remaining_usd < 100000000000
@@ -244,7 +244,7 @@ class Migration(migrations.Migration):
                     options={
                         'db_table': 'credit_grant',
                         'ordering': ('-id',),
-                        'constraints': [models.UniqueConstraint(fields=('organization', 'reference'), name='credit_grant_once'), models.CheckConstraint(condition=models.Q(('amount_usd__gt', 0), ('amount_usd__lt', Decimal('100000000000'))), name='credit_grant_positive'), models.CheckConstraint(condition=models.Q(('remaining_usd__gte', 0), ('remaining_usd__lte', models.F('amount_usd'))), name='credit_grant_remaining_in_range'), models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('expires_at__gt', models.F('effective_at')), _connector='OR'), name='credit_grant_ends_after_it_begins')],
+                        'constraints': [models.UniqueConstraint(fields=('reference', 'organization'), name='credit_grant_once'), models.CheckConstraint(condition=models.Q(('amount_usd__gt', 0), ('amount_usd__lt', Decimal('100000000000'))), name='credit_grant_positive'), models.CheckConstraint(condition=models.Q(('remaining_usd__gte', 0), ('remaining_usd__lte', models.F('amount_usd'))), name='credit_grant_remaining_in_range'), models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('expires_at__gt', models.F('effective_at')), _connector='OR'), name='credit_grant_ends_after_it_begins')],
                     },
                 ),
                 migrations.CreateModel(

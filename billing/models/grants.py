@@ -47,7 +47,7 @@ class Grant(models.Model):
         db_table = "credit_grant"
         ordering = ("-id",)
         constraints = (
-            models.UniqueConstraint(fields=("organization", "reference"), name="credit_grant_once"),
+            models.UniqueConstraint(fields=("reference", "organization"), name="credit_grant_once"),
             models.CheckConstraint(name="credit_grant_positive", condition=within("amount_usd", low="gt")),
             models.CheckConstraint(
                 name="credit_grant_remaining_in_range",

@@ -137,7 +137,7 @@ class Transfer(models.Model):
         db_table = "transfer"
         ordering = ("-id",)
         constraints = (
-            models.UniqueConstraint(fields=("organization", "kind", "reference"), name="transfer_once"),
+            models.UniqueConstraint(fields=("reference", "kind", "organization"), name="transfer_once"),
             models.UniqueConstraint(
                 fields=("organization", "seq"), name="transfer_seq_once", condition=Q(seq__isnull=False)
             ),

@@ -177,7 +177,8 @@ def test_under_load_no_check_raises_a_false_alarm(books: Books) -> None:
     assert alarms == []
     assert sum(rounds.values()) >= ROUNDS_MIN
     kinds = {kind for (kind,) in rows("SELECT DISTINCT kind FROM transfer")}
-    assert kinds >= {"charge", "draw", "grant", "repayment", "void"}
+    # Whether credit met a debt is chance; charges, credit and corrections are there in any order of the acts.
+    assert kinds >= {"charge", "grant", "void"}
     assert_sound()
     # The same watch would have seen something.
     tamper(books, "UPDATE wallet SET spent_usd = spent_usd + 1 WHERE seq > 1 RETURNING 1")
