@@ -13,14 +13,14 @@ from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
 from itertools import count
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.db import transaction
 from django.test import override_settings
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, FlakyStrategyDefinition
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from billing import adjustments, budgets, corrections, grants, holds, invariants, tracing, wallets
@@ -48,6 +48,10 @@ DIME = Fraction(1, 10)
 MODELS = ("mistral-small-2506", "text-embedding-ada-002")
 FREE, UNPRICED = "gemma-4-31b-it", "deepseek-coder"
 SWEEPS_MAX = 10
+STEPS = 40
+# A crowd plays seed after seed, a few examples of each.
+EXAMPLES_A_SEED = 10
+SEEDS_MAX = 2_000
 ZONES = {"acme": "America/New_York", "beta": "UTC", "ann": "UTC"}
 PEOPLE = ("", "", "k1", "k2")
 
@@ -784,7 +788,10 @@ def sweep(verb: Callable[[], int]) -> None:
             break
 
 
-def cast(machine: type[Machine], *, books: OwnBooks, clock: Clock, only: Collection[str] = ()) -> type[Machine]:
+M = TypeVar("M", bound=Machine)
+
+
+def cast(machine: type[M], *, books: OwnBooks, clock: Clock, only: Collection[str] = ()) -> type[M]:
     """A machine of one test's own, in its database and at its time; ``only`` these of its rules, or all."""
 
     class Cast(machine):  # type: ignore[misc, valid-type]
@@ -798,23 +805,52 @@ def cast(machine: type[Machine], *, books: OwnBooks, clock: Clock, only: Collect
     return Cast
 
 
-def play(
-    machine: type[Machine], *, examples: int, steps: int = 40, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)
-) -> int:
+def play(machine: type[Machine], *, examples: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> int:
     """Let a machine run, the same way each time; how many acts there were. Raises what it objects to."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), report_multiple_bugs=False, phases=phases,
-        ),
-    )  # fmt: skip
+    _run(machine, examples=examples, phases=phases)
     assert not machine.broken, machine.broken[0]
+    return machine.acts
+
+
+def play_at_once(machine: type[Crowd], *, acts: int) -> int:
+    """Let a crowd run until there were so many acts, seed after seed; how many. Raises what it objects to.
+
+    What happens at once does not happen so again, and Hypothesis gives a seed up when it notices.
+    """
+    for seed in range(SEEDS_MAX):
+        if machine.acts >= acts:
+            break
+        with suppress(FlakyStrategyDefinition):
+            _run(machine, examples=EXAMPLES_A_SEED, phases=(Phase.generate,), seed=seed)
+        assert not machine.differences, machine.differences[0]
+        assert not machine.broken, machine.broken[0]
     return machine.acts
 
 
 def objections(machine: type[Machine], *, examples: int) -> list[str]:
     """What a machine objects to. What else it raises is raised: a crash is no objection."""
     with suppress(Differs, Flaky):
-        play(machine, examples=examples, phases=(Phase.generate,))
+        _run(machine, examples=examples, phases=(Phase.generate,))
     return machine.differences
+
+
+def objections_at_once(machine: type[Crowd]) -> list[str]:
+    """What a crowd objects to, seed after seed until it does."""
+    for seed in range(SEEDS_MAX):
+        with suppress(Differs, Flaky):
+            _run(machine, examples=EXAMPLES_A_SEED, phases=(Phase.generate,), seed=seed)
+        if machine.differences:
+            break
+    return machine.differences
+
+
+def _run(machine: type[Machine], *, examples: int, phases: Sequence[Phase], seed: int | None = None) -> None:
+    # What ``hypothesis.seed`` sets on a test.
+    machine._hypothesis_internal_use_seed = seed
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=STEPS, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(HealthCheck), report_multiple_bugs=False, phases=phases,
+        ),
+    )  # fmt: skip
