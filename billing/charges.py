@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from django.db import Error, transaction
 
-from billing import budgets, holds, ledger, wallets
+from billing import budgets, distribution, holds, ledger, wallets
 from billing.books import Need
 from billing.models import Account, TransferKind
 from core import failpoints, ids, money
@@ -85,8 +85,10 @@ def _settle_all(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int,
 
 
 def together(items: Sequence[Item]) -> list[Sequence[Item]]:
-    """How a batch is taken apart into transactions: on a single database, not at all."""
-    return [items] if items else []
+    """How a batch is taken apart into transactions: on a single database not at all, on a cluster by organization."""
+    if not items:
+        return []
+    return by_organization(items) if distribution.is_spread() else [items]
 
 
 def by_organization(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -174,10 +176,19 @@ def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verd
     try:
         return retry(attempt, passing=passing)
     except Error as error:
-        if not _month_is_missing(error):
+        if not _month_is_missing(error) or not _months_are_made():
             raise
-    partitions.ensure()
     return retry(attempt, passing=passing)
+
+
+def _months_are_made() -> bool:
+    """Make the months that are missing. Where that fails it would fail for each part of a group alike."""
+    try:
+        partitions.ensure()
+    except Error:
+        log.exception("a month that is missing could not be made")
+        return False
+    return True
 
 
 def _month_is_missing(error: Error) -> bool:

@@ -21,6 +21,7 @@ from billing import holds
 from billing.models import CheckRun
 from core import errors
 from core.views import Open
+from metering import partitions
 from ops.models import JobRun
 from orgs.authentication import bearer, client_address
 
@@ -49,6 +50,10 @@ class Books(Collector):
                 done.add_metric([job.name], job.ok)
             begun.add_metric([job.name], job.started_at.timestamp())
         yield from (done, begun)
+
+        yield GaugeMetricFamily(
+            "tollbook_partition_days", "For how many days usage has its months", value=partitions.runway()
+        )
 
         late = holds.overdue()
         yield GaugeMetricFamily("tollbook_holds_overdue", "Holds that are open beyond their end", value=late.number)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from billing import books, ledger
+from billing import books, distribution, ledger
 from billing.ledger import Terms
 from billing.models import Wallet
 from core import errors, money
@@ -96,8 +96,11 @@ def falling_back(organization_ids: Collection[UUID]) -> set[UUID]:
 def change_terms(*, organization_id: UUID, terms: Terms, reason: str, by: Actor) -> None:
     """Change what people set about a wallet: mode, enforcement, credit limit, the low mark.
 
-    Calls that start afterwards go by it. Raises ``OutOfRange`` for an amount below zero.
+    Calls that start afterwards go by it. Raises ``OutOfRange`` for an amount below zero, and on a
+    cluster for fallback mode, which takes the locks of two organizations at once.
     """
+    if terms.mode == Mode.FALLBACK and distribution.is_spread():
+        raise errors.OutOfRange("A wallet on a cluster of databases is strict.", param="mode")
     for name, amount in (("credit_limit_usd", terms.credit_limit_usd), ("low_usd", terms.low_usd)):
         if amount is not None and not money.holds(amount):
             raise errors.OutOfRange(f"{name} is zero or more, with at most 12 decimals.", param=name)

@@ -51,6 +51,17 @@ NAMES = (
     "rerate.before_commit",
     "rerate.after_commit",
     "rerate.after_end",
+    # Taking a month out to a file, and dropping it.
+    "archive.after_write",
+    "archive.after_rename",
+    "archive.after_checksum",
+    "archive.before_detach",
+    "archive.before_commit",
+    "archive.after_commit",
+    "archive.before_drop",
+    # Folding records into rollups.
+    "fold.after_rows",
+    "fold.after_commit",
 )
 
 # What a shell says of a process that was killed by SIGKILL.

@@ -36,9 +36,19 @@ def integer(text: str, *, param: str) -> int:
     return int(text)
 
 
+def last(params: Mapping[str, Sequence[str]], name: str) -> str | None:
+    """The last value that a query gives a parameter, None if it has none."""
+    values = params.get(name)
+    return values[-1] if values else None
+
+
 def limit(request: Request) -> int:
     """``limit``, 1 to 100, 20 if absent. Raises ``InvalidType`` or ``OutOfRange``."""
-    text = request.query_params.get("limit")
+    return size(request.query_params.get("limit"))
+
+
+def size(text: str | None) -> int:
+    """What the text of ``limit`` asks for, as ``limit`` does."""
     if text is None:
         return LIMIT_DEFAULT
     number = integer(text, param="limit")

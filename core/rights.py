@@ -2,6 +2,7 @@
 
 * ``append_only = True`` on a model: the books. SELECT and INSERT, whatever happens.
 * ``undeletable = True``: rows change and stay. No DELETE.
+* ``trimmed = True``: rows change, and go when they are old. Only the owner deletes them.
 * any other model: SELECT, INSERT, UPDATE and DELETE.
 * a table that no model describes (the log of migrations, a month that was detached): SELECT.
 
@@ -13,6 +14,7 @@ from typing import LiteralString
 
 from django.apps import apps
 from django.db import connection, transaction
+from django.db.models import Model
 from psycopg import sql
 
 READ: tuple[LiteralString, ...] = ("SELECT",)
@@ -39,8 +41,12 @@ def of_tables() -> dict[str, tuple[LiteralString, ...]]:
         if table in appended:
             rights[table] = APPEND
         else:
-            rights[table] = KEEP if getattr(model, "undeletable", False) else ALL
+            rights[table] = KEEP if _stays(model) else ALL
     return rights
+
+
+def _stays(model: type[Model]) -> bool:
+    return getattr(model, "undeletable", False) or getattr(model, "trimmed", False)
 
 
 @transaction.atomic

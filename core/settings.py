@@ -67,7 +67,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
-    "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "core",
@@ -218,6 +217,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 EVENTS_MAX = env.integer("EVENTS_MAX", 1000, low=1, high=10_000)
 BODY_BYTES_MAX = 8 * 1024 * 1024
 EVENT_AGE_MAX_DAYS = env.integer("EVENT_AGE_MAX_DAYS", 35, low=1, high=365)
+# For so long an event is told from a second one of its id, and can be voided: two days more than it is accepted.
+CLAIM_KEEP_DAYS = env.integer("CLAIM_KEEP_DAYS", 400, low=EVENT_AGE_MAX_DAYS + 2, high=36_500)
 EVENT_AHEAD_MAX_SECONDS = env.integer("EVENT_AHEAD_MAX_SECONDS", 300, low=0, high=3600)
 # How long a process may answer from its caches, and how often it asks whether they still hold.
 CACHE_SECONDS = env.integer("CACHE_SECONDS", 30, low=1, high=300)
@@ -235,6 +236,12 @@ QUARANTINE_ALERT_DAYS = env.integer("QUARANTINE_ALERT_DAYS", 7, low=0, high=365)
 LEDGER_HEADS_DIR = (
     env.folder("LEDGER_HEADS_DIR", str(DATA_DIR / "heads")) if EMBEDDED or env.text("LEDGER_HEADS_DIR", "") else None
 )
+# Months of usage that stay in their tables, beside the present one; older ones are taken out to files (decisions 22).
+# Without it none is.
+USAGE_KEEP_MONTHS = (
+    env.integer("USAGE_KEEP_MONTHS", 24, low=24, high=1200) if env.text("USAGE_KEEP_MONTHS", "") else None
+)
+ARCHIVE_DIR = env.folder("ARCHIVE_DIR", str(DATA_DIR / "archive"))
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
 # Who may read /metrics from elsewhere; without it only this machine may.
 METRICS_TOKEN = env.text("METRICS_TOKEN", "")

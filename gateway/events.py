@@ -12,7 +12,7 @@ from django.conf import settings
 
 from billing import batches, corrections, wallets
 from core import clock, errors, ids, wire
-from metering import attribution, events
+from metering import attribution, events, horizon
 from metering.events import Limits, Rejection
 from metering.verdicts import Status, Verdict
 from orgs import organizations
@@ -89,10 +89,11 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
 
     Raises an ``ApiError`` when the body as a whole cannot be taken.
     """
+    now = clock.now()
     limits = Limits(
         events=settings.EVENTS_MAX,
-        now=clock.now(),
-        age=timedelta(days=settings.EVENT_AGE_MAX_DAYS),
+        now=now,
+        age=horizon.age_max(now),
         ahead=timedelta(seconds=settings.EVENT_AHEAD_MAX_SECONDS),
     )
     body = events.decode(raw, media_type=media_type, limits=limits)

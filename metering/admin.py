@@ -47,6 +47,8 @@ from core.markup import (
 )
 from metering import catalog, partitions, pricebook, quarantine, rating, usage
 from metering.models import (
+    ArchivedMonth,
+    ArchivedSum,
     CatalogModel,
     Price,
     PriceDraft,
@@ -67,6 +69,7 @@ M = TypeVar("M", bound=Model)
 ORGANIZATION: Final = "organization"
 ORGANIZATIONS_SHOWN = 20
 MONTHS_SHOWN = 12
+SUMS_SHOWN = 200
 VERSIONS_SHOWN = 100
 CHANGES_SHOWN = 200
 TOUCHED_SHOWN = 100
@@ -458,6 +461,29 @@ class RequestLogAdmin(UsageAdmin[RequestLog]):
         ("Answer", {"fields": (*ANSWER, "input_tokens", "output_tokens")}),
         ("Metadata", {"fields": ("metadata_text",)}),
     )
+
+
+@admin.register(ArchivedMonth)
+class ArchivedMonthAdmin(BooksAdmin[ArchivedMonth]):
+    """Months that are in files, and what they came to."""
+
+    list_display = ("book", "when", "rows", "file", "detached_at", "dropped_at")
+    list_filter = ("book",)
+    ordering = ("-month", "book")
+    sortable_by = ()
+    fields = ("book", "when", "rows", "file", "sha256", "detached_at", "dropped_at", "sums")
+
+    @admin.display(description="month")
+    def when(self, row: ArchivedMonth) -> str:
+        """The month, UTC."""
+        return f"{row.month:%Y-%m}"
+
+    @admin.display(description="by organization")
+    def sums(self, row: ArchivedMonth) -> SafeString:
+        """Rows and dollars of those that used most."""
+        most = ArchivedSum.objects.filter(archived=row).select_related("organization").order_by("-cost_usd", "pk")
+        shown = [(one.organization.slug, f"{one.rows:,}", money.plain(one.cost_usd)) for one in most[:SUMS_SHOWN]]
+        return table(("organization", "rows", "USD"), shown)
 
 
 def rate(pico: int | None) -> str | None:

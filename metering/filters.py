@@ -1,87 +1,70 @@
-"""Filters of ``GET /v1/usage``."""
+"""Filters of ``GET /v1/usage``: what its query asks for, read without a database."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
-import django_filters
-from django import forms
-from django.db.models import QuerySet
-
 from core import clock, errors, ids, lists
-from metering import usage
-from metering.models import UsageRecord
 
 SOURCES = ("api_key", "product_call", "dev_tools")
 _LAST_SECOND = 253_402_300_799  # the end of year 9999
+_METADATA = "metadata["
+
+Params = Mapping[str, Sequence[str]]
 
 
-class UnixSeconds(forms.Field):
+class Filters(NamedTuple):
+    """Exact model, source and key; time half-open on ``created_at``; pairs that ``metadata`` must hold."""
+
+    model: str | None = None
+    source: str | None = None
+    api_key_id: UUID | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    metadata: Mapping[str, str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no record can match: text in the database holds no NUL."""
+        return any("\x00" in part for pair in (self.metadata or {}).items() for part in pair)
+
+
+def read(params: Params) -> Filters:
+    """The filters in a query. Empty is absent, unknown parameters are ignored, the last of several counts.
+
+    Raises ``InvalidType`` or ``OutOfRange`` naming the parameter.
+    """
+    start, end = _instant(params, "start_time"), _instant(params, "end_time")
+    model, source, key = (_text(params, name) for name in ("model", "source", "api_key_id"))
+    if source is not None and source not in SOURCES:
+        raise errors.OutOfRange(f"source must be one of {', '.join(SOURCES)}.", param="source")
+    try:
+        key_id = None if key is None else ids.read("key", key)
+    except ValueError as error:
+        raise errors.InvalidType("api_key_id is not the id of a key.", param="api_key_id") from error
+    metadata = {
+        name[len(_METADATA) : -1]: values[-1]
+        for name, values in params.items()
+        if name.startswith(_METADATA) and name.endswith("]")
+    }
+    return Filters(model, source, key_id, start, end, metadata or None)
+
+
+def _text(params: Params, name: str) -> str | None:
+    """A parameter's text without white space around it. Raises ``OutOfRange`` for a NUL in it."""
+    text = (lists.last(params, name) or "").strip()
+    if "\x00" in text:
+        raise errors.OutOfRange(f"{name} is not valid.", param=name)
+    return text or None
+
+
+def _instant(params: Params, name: str) -> datetime | None:
     """Whole Unix seconds as an instant. Raises ``InvalidType`` or ``OutOfRange``."""
-
-    def __init__(self, *, param: str, **options: Any) -> None:
-        self.param = param
-        super().__init__(**options)
-
-    def to_python(self, value: Any) -> datetime | None:
-        """The instant; absent is None."""
-        if value in (None, ""):
-            return None
-        seconds = lists.integer(value, param=self.param)
-        if not 0 <= seconds <= _LAST_SECOND:
-            raise errors.OutOfRange(f"{self.param} must be Unix seconds.", param=self.param)
-        return clock.from_unix(seconds)
-
-
-class TimeFilter(django_filters.Filter):
-    """A bound in Unix seconds."""
-
-    field_class = UnixSeconds
-
-
-class UsageFilter(django_filters.FilterSet):
-    """Exact model, source and key; time half-open on ``created_at``; ``metadata[name]=value``."""
-
-    model = django_filters.CharFilter(field_name="model")
-    source = django_filters.CharFilter(method="by_source")
-    api_key_id = django_filters.CharFilter(method="by_key")
-    start_time = TimeFilter(method="from_start", param="start_time")
-    end_time = TimeFilter(method="before_end", param="end_time")
-
-    class Meta:
-        model = UsageRecord
-        fields = ()
-
-    def by_source(self, records: QuerySet[UsageRecord], name: str, value: str) -> QuerySet[UsageRecord]:
-        """Raises ``OutOfRange`` for a source that does not exist."""
-        if value not in SOURCES:
-            raise errors.OutOfRange(f"source must be one of {', '.join(SOURCES)}.", param=name)
-        return records.filter(source=value)
-
-    def by_key(self, records: QuerySet[UsageRecord], name: str, value: str) -> QuerySet[UsageRecord]:
-        """A foreign key matches nothing, like a made-up one. Raises ``InvalidType`` for no key id at all."""
-        try:
-            key_id: UUID = ids.read("key", value)
-        except ValueError as error:
-            raise errors.InvalidType(f"{name} is not the id of a key.", param=name) from error
-        return records.filter(api_key_id=key_id)
-
-    def from_start(self, records: QuerySet[UsageRecord], name: str, value: datetime) -> QuerySet[UsageRecord]:
-        """Inclusive."""
-        return usage.created_from(records, value)
-
-    def before_end(self, records: QuerySet[UsageRecord], name: str, value: datetime) -> QuerySet[UsageRecord]:
-        """Exclusive."""
-        return usage.created_before(records, value)
-
-    def filter_queryset(self, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
-        """The declared filters, then those on metadata."""
-        records: QuerySet[UsageRecord] = super().filter_queryset(queryset)
-        wanted = {
-            name[len("metadata[") : -1]: value
-            for name, value in self.data.items()
-            if name.startswith("metadata[") and name.endswith("]")
-        }
-        if any("\x00" in part for pair in wanted.items() for part in pair):
-            return records.none()
-        return records.filter(metadata__contains=wanted) if wanted else records
+    text = lists.last(params, name)
+    if not text:
+        return None
+    seconds = lists.integer(text, param=name)
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise errors.OutOfRange(f"{name} must be Unix seconds.", param=name)
+    return clock.from_unix(seconds)

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from core import ids
+from core import ids, money
 from core.fields import IdField, UsdField
 from orgs.models import Organization
 
@@ -297,6 +297,8 @@ class UsageClaim(models.Model):
     it answers after the record's month was detached.
     """
 
+    trimmed: ClassVar[bool] = True
+
     class State(models.TextChoices):
         RECORDED = "recorded"
         QUARANTINED = "quarantined"
@@ -352,3 +354,124 @@ class Quarantine(models.Model):
 
     def __str__(self) -> str:
         return ids.show("quar", self.pk)
+
+
+class UsageRollup(models.Model):
+    """What one combination of key, member, project, model, source, tier and batch used in one quarter of an hour.
+
+    Written by ``metering.rollups``, a quarter as a whole: ``place`` numbers its rows. ``records``
+    counts rows of usage, corrections too; ``requests`` is net of voids, like the other sums.
+    """
+
+    pk = models.CompositePrimaryKey("organization_id", "starts_at", "place")
+    organization_id = models.UUIDField()
+    starts_at = models.DateTimeField(help_text="The quarter's first instant, by created_at")
+    place = models.IntegerField()
+    api_key_id = models.UUIDField(null=True)
+    member_id = models.UUIDField(null=True)
+    project_id = models.UUIDField(null=True)
+    model = models.TextField()
+    source = models.TextField()
+    service_tier = models.TextField(null=True)
+    batch = models.BooleanField()
+    records = models.BigIntegerField()
+    requests = models.BigIntegerField()
+    input_tokens = models.BigIntegerField()
+    cached_input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    # Wider than an amount: no sum of amounts, whatever a gateway reports, may keep others from being folded.
+    cost_usd = models.DecimalField(max_digits=38, decimal_places=12)
+    provider_cost_usd = models.DecimalField(max_digits=38, decimal_places=12)
+
+    class Meta:
+        db_table = "usage_rollup"
+
+
+class RollupMark(models.Model):
+    """One row: before which instant every quarter of every organization is folded. Written by ``metering.rollups``."""
+
+    undeletable: ClassVar[bool] = True
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    folded_until = models.DateTimeField()
+
+    class Meta:
+        db_table = "rollup_mark"
+
+
+class ArchivedMonth(models.Model):
+    """A month that was taken out of ``usage_record`` or ``request_log``, and the file that holds it.
+
+    Written by ``metering.archives`` in the transaction that detaches it, after the file was read back and found
+    equal to the table. ``first_id`` and ``end_id``: its rows have ids from the one on, below the other.
+    """
+
+    undeletable: ClassVar[bool] = True
+
+    id = IdField("archive")
+    book = models.TextField(help_text="The table that the month was a part of")
+    month = models.DateField(help_text="Its first day (UTC)")
+    first_id = models.UUIDField()
+    end_id = models.UUIDField()
+    file = models.TextField(help_text="The file's name in ARCHIVE_DIR")
+    sha256 = models.TextField(help_text="Of the file, hexadecimal")
+    rows = models.BigIntegerField()
+    detached_at = models.DateTimeField()
+    dropped_at = models.DateTimeField(null=True, blank=True, help_text="From then on only the file has the rows")
+
+    class Meta:
+        db_table = "archived_month"
+        ordering = ("-month", "book")
+        constraints = (
+            models.UniqueConstraint(fields=("book", "month"), name="archived_month_once"),
+            models.CheckConstraint(name="archived_month_rows_not_negative", condition=Q(rows__gte=0)),
+            models.CheckConstraint(name="archived_month_ends_after_start", condition=Q(end_id__gt=F("first_id"))),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.book} {self.month:%Y-%m}"
+
+
+class ArchivedSum(models.Model):
+    """What an organization's rows of an archived month came to, by who paid. For ever.
+
+    Written by ``metering.archives``. Rows of the request log cost nothing and name their organization as payer.
+    """
+
+    append_only: ClassVar[bool] = True
+
+    archived = models.ForeignKey(ArchivedMonth, on_delete=models.PROTECT, related_name="+", db_index=False)
+    organization = models.ForeignKey(
+        Organization, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    payer_id = models.UUIDField()
+    rows = models.BigIntegerField()
+    cost_usd = UsdField(help_text="Below zero where corrections took back more than was used")
+
+    class Meta:
+        db_table = "archived_sum"
+        ordering = ("archived", "organization", "payer_id")
+        constraints = (
+            models.UniqueConstraint(fields=("archived", "organization", "payer_id"), name="archived_sum_once"),
+            models.CheckConstraint(name="archived_sum_has_rows", condition=Q(rows__gt=0)),
+            models.CheckConstraint(
+                name="archived_sum_in_range", condition=Q(cost_usd__gt=-money.USD_MAX, cost_usd__lt=money.USD_MAX)
+            ),
+        )
+
+
+class ClaimHorizon(models.Model):
+    """Before which instant claims are forgotten, and so events refused: one row. Written by ``metering.horizon``.
+
+    ``places``: by part of ``usage_claim``, the page from which the next trimming goes on.
+    """
+
+    undeletable: ClassVar[bool] = True
+
+    forgotten_before = models.DateTimeField()
+    announced_at = models.DateTimeField()
+    places = ArrayField(models.BigIntegerField())
+
+    class Meta:
+        db_table = "claim_horizon"
+        constraints = (models.CheckConstraint(name="claim_horizon_is_one", condition=Q(pk=1)),)

@@ -79,6 +79,84 @@ class UsagePageSerializer(serializers.Serializer[Any]):
     )
 
 
+class GroupSerializer(serializers.Serializer[Any]):
+    """What a result is told apart by; null unless grouped by it, or where nothing is known of it."""
+
+    project_id = serializers.CharField(allow_null=True)
+    api_key_id = serializers.CharField(allow_null=True)
+
+
+class CompletionsResultSerializer(GroupSerializer):
+    """Usage of a group in a bucket. Negative where more was taken back in it than used."""
+
+    object = serializers.ChoiceField(["organization.usage.completions.result"])
+    input_tokens = serializers.IntegerField(help_text="Cached ones too")
+    input_cached_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    num_model_requests = serializers.IntegerField(help_text="Net of voids")
+    user_id = serializers.CharField(allow_null=True)
+    model = serializers.CharField(allow_null=True)
+    batch = serializers.BooleanField(allow_null=True)
+    service_tier = serializers.CharField(allow_null=True)
+
+
+class AmountSerializer(serializers.Serializer[Any]):
+    """An amount of money."""
+
+    value = UsdNumber()
+    currency = serializers.ChoiceField(["usd"])
+
+
+class CostsResultSerializer(GroupSerializer):
+    """What a group cost in a bucket."""
+
+    object = serializers.ChoiceField(["organization.costs.result"])
+    amount = AmountSerializer()
+    line_item = serializers.CharField(allow_null=True, help_text="The model")
+    quantity = serializers.FloatField(allow_null=True)
+    quantity_unit = serializers.CharField(allow_null=True)
+
+
+class BucketSerializer(serializers.Serializer[Any]):
+    """A bucket of time, half-open."""
+
+    object = serializers.ChoiceField(["bucket"])
+    start_time = serializers.IntegerField()
+    end_time = serializers.IntegerField()
+
+
+class CompletionsBucketSerializer(BucketSerializer):
+    """Usage in a bucket."""
+
+    results = CompletionsResultSerializer(many=True)
+
+
+class CostsBucketSerializer(BucketSerializer):
+    """Costs in a bucket."""
+
+    results = CostsResultSerializer(many=True)
+
+
+class RollupPageSerializer(serializers.Serializer[Any]):
+    """A page of buckets (contract 8.1)."""
+
+    object = serializers.ChoiceField(["page"])
+    has_more = serializers.BooleanField()
+    next_page = serializers.CharField(allow_null=True)
+
+
+class CompletionsPageSerializer(RollupPageSerializer):
+    """``GET /v1/organization/usage/completions``."""
+
+    data = CompletionsBucketSerializer(many=True)  # type: ignore[assignment]
+
+
+class CostsPageSerializer(RollupPageSerializer):
+    """``GET /v1/organization/costs``."""
+
+    data = CostsBucketSerializer(many=True)  # type: ignore[assignment]
+
+
 class ModelSerializer(serializers.Serializer[Any]):
     """A model as OpenAI's clients list it."""
 

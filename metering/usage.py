@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, Q, QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from psycopg.types.json import Jsonb
 
-from core import clock, errors, ids, wire
+from core import ids, wire
 from core.bulk import copy_rows
 from core.transactions import UNIQUE_VIOLATION, sqlstate
 from metering import partitions, rating
@@ -90,7 +90,9 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
     ordered = sorted(claims, key=lambda one: (one.organization_id.int, one.event_id))
     try:
         with transaction.atomic():
-            copy_rows("usage_claim", CLAIM, ordered, in_order=True)
+            # One organization's claims stand in one part, where rows follow each other anyway; Citus has no other way.
+            several = ordered[0].organization_id != ordered[-1].organization_id
+            copy_rows("usage_claim", CLAIM, ordered, in_order=several)
     except IntegrityError as error:
         if sqlstate(error) != UNIQUE_VIOLATION:
             raise
@@ -136,6 +138,43 @@ def standing(keys: Sequence[tuple[UUID, str]]) -> dict[tuple[UUID, str], Claim]:
         )
         found = [Claim(*row)._replace(fingerprint=bytes(row[5])) for row in cursor.fetchall()]
     return {_claim_key(one): one for one in found}
+
+
+# How many pages of claims are looked through in a transaction: about five thousand claims.
+CLAIM_PAGES = 96
+
+
+def claim_pages(part: int) -> int:
+    """How many pages a part of the claims has."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int", [_claim_part(part)]
+        )
+        pages: int = cursor.fetchone()[0]
+        return pages
+
+
+@transaction.atomic(durable=True)
+def forget_claims(part: int, *, pages: tuple[int, int], before: datetime) -> int:
+    """Delete the claims on these pages of a part (from, until before) on what happened ``before``; how many went.
+
+    What waits in quarantine keeps its claim. Waits for nobody: a claim that somebody has locked is left.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {_claim_part(part)} WHERE ctid = ANY (ARRAY("
+            f"SELECT ctid FROM {_claim_part(part)} c WHERE ctid >= %s::tid AND ctid < %s::tid AND occurred_at < %s"
+            " AND NOT (state = 'quarantined' AND EXISTS ("
+            "SELECT 1 FROM quarantine q WHERE q.id = c.record_id AND q.resolved_at IS NULL))"
+            " ORDER BY organization_id, event_id FOR NO KEY UPDATE OF c SKIP LOCKED))",
+            [f"({pages[0]},0)", f"({pages[1]},0)", before],
+        )
+        forgotten: int = cursor.rowcount
+        return forgotten
+
+
+def _claim_part(part: int) -> str:
+    return f"usage_claim_{part:02}"
 
 
 # The columns of each table's COPY, with their types.
@@ -217,37 +256,6 @@ def for_caller(organization_id: UUID, *, member_id: UUID | None) -> QuerySet[Usa
     return records if member_id is None else records.filter(member_id=member_id)
 
 
-class Page(NamedTuple):
-    """A page of records, and whether more follow."""
-
-    records: list[UsageRecord]
-    has_more: bool
-
-
-def page(
-    matching: QuerySet[UsageRecord], *, scope: QuerySet[UsageRecord], limit: int, after: str | None, ascending: bool
-) -> Page:
-    """The next ``limit`` records beyond the one named ``after``, by id.
-
-    ``scope`` is everything the caller may see; the cursor must be in it but need not match the
-    filters. Raises ``InvalidCursor``.
-    """
-    cursor = None
-    if after is not None:
-        try:
-            place = ids.read("usage", after)
-        except ValueError as error:
-            raise errors.InvalidCursor(param="after") from error
-        # One query for the page and for whether the cursor is in scope.
-        cursor = scope.filter(id=place)
-        matching = matching.filter(Exists(cursor))
-        matching = matching.filter(id__gt=place) if ascending else matching.filter(id__lt=place)
-    found = list(matching.order_by("id" if ascending else "-id")[: limit + 1])
-    if not found and cursor is not None and not cursor.exists():
-        raise errors.InvalidCursor(param="after")
-    return Page(found[:limit], len(found) > limit)
-
-
 def find(scope: QuerySet[UsageRecord], shown: str) -> UsageRecord | None:
     """The record with that id on the wire, if it is in ``scope``."""
     try:
@@ -265,8 +273,8 @@ def is_archived(shown: str) -> bool:
 
 
 def final_until() -> datetime:
-    """The instant up to which no further record can appear."""
-    return clock.now() - FINAL_AFTER
+    """The instant up to which no further record can appear, by the clock that ids carry: the database's."""
+    return started_at() - FINAL_AFTER
 
 
 def created_from(records: QuerySet[UsageRecord], at: datetime) -> QuerySet[UsageRecord]:

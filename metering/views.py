@@ -1,11 +1,10 @@
 """Metering's doors: usage and the catalog."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
 from django.db.models import QuerySet
-from django.http import HttpResponseBase
+from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.permissions import BasePermission
@@ -13,11 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core import clock, errors, ids, lists, money
+from core import clock, errors, lists
 from core.http import JsonRenderer
 from core.openapi import failures
-from metering import catalog, usage
-from metering.filters import UsageFilter
+from metering import catalog, usage, usage_pages
 from metering.models import UsageRecord
 from metering.serializers import (
     CatalogSerializer,
@@ -27,18 +25,11 @@ from metering.serializers import (
     UsagePageSerializer,
     show_catalog_entry,
     show_model,
-    show_usage,
     show_usage_detail,
 )
 from orgs import permissions
 from orgs.authentication import principal_of
 from orgs.principals import Principal
-
-CSV_COLUMNS = (
-    "id", "model", "source", "input_tokens", "output_tokens", "total_tokens", "created_at", "occurred_at", "cost_usd",
-    "api_key_id", "end_user", "cached_input_tokens", "reasoning_tokens", "request_id",
-)  # fmt: skip
-_CSV_CHUNK = 1000
 
 
 def _query(name: str, description: str, kind: Any = OpenApiTypes.STR, **more: Any) -> OpenApiParameter:
@@ -53,9 +44,8 @@ PAGING = [
 
 def visible(principal: Principal) -> QuerySet[UsageRecord]:
     """The records that a caller may see: all of the organization's, or only their own."""
-    assert principal.organization_id is not None
-    everything = permissions.USAGE_READ_ALL in principal.permissions
-    return usage.for_caller(principal.organization_id, member_id=None if everything else principal.member_id)
+    scope = usage_pages.scope_of(principal)
+    return usage.for_caller(scope.organization_id, member_id=scope.member_id)
 
 
 class UsageList(APIView):
@@ -86,69 +76,12 @@ class UsageList(APIView):
     )
     def get(self, request: Request) -> HttpResponseBase:
         """Records of the account, newest first; CSV of all that match with ``Accept: text/csv``."""
-        scope = visible(principal_of(request))
-        order = request.query_params.get("order") or "desc"
-        if order not in {"asc", "desc"}:
-            raise errors.OutOfRange("order must be asc or desc.", param="order")
-        ascending = order == "asc"
-        limit = lists.limit(request)
-        matching = _filtered(request, scope)
-        final = usage.final_until()
-        if ascending:
-            matching = usage.created_before(matching, final)
-        after = lists.after(request)
+        principal, params = principal_of(request), dict(request.query_params.lists())
         if lists.wants_csv(request):
-            whole = "limit" not in request.query_params
-            found = _walk(matching, scope, after, ascending, limit=_CSV_CHUNK if whole else limit, whole=whole)
-            return lists.csv_answer("usage", CSV_COLUMNS, (_csv_row(record) for record in found))
-        page = usage.page(matching, scope=scope, limit=limit, after=after, ascending=ascending)
-        shown = lists.page([show_usage(record) for record in page.records], has_more=page.has_more)
-        if ascending:
-            shown["complete_until"] = clock.to_unix(final)
-        return Response(shown)
-
-
-def _filtered(request: Request, scope: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
-    """The records that the query asks for. Raises ``OutOfRange`` or ``InvalidType`` naming the parameter."""
-    filters = UsageFilter(request.query_params, queryset=scope)
-    if not filters.is_valid():
-        param = next(iter(filters.errors))
-        raise errors.OutOfRange(f"{param} is not valid.", param=param)
-    matching: QuerySet[UsageRecord] = filters.qs
-    return matching
-
-
-def _walk(
-    matching: QuerySet[UsageRecord],
-    scope: QuerySet[UsageRecord],
-    after: str | None,
-    ascending: bool,
-    *,
-    limit: int,
-    whole: bool,
-) -> Iterator[UsageRecord]:
-    """Records page by page. The first page is read here and now, so that a bad cursor is still an error answer."""
-    page = usage.page(matching, scope=scope, limit=limit, after=after, ascending=ascending)
-
-    def rows() -> Iterator[UsageRecord]:
-        current = page
-        yield from current.records
-        while whole and current.has_more:
-            last = ids.show("usage", current.records[-1].id)
-            current = usage.page(matching, scope=scope, limit=limit, after=last, ascending=ascending)
-            yield from current.records
-
-    return rows()
-
-
-def _csv_row(record: UsageRecord) -> tuple[object, ...]:
-    """The cells of ``CSV_COLUMNS``; times in RFC 3339, UTC."""
-    return (
-        ids.show("usage", record.id), record.model, record.source, record.input_tokens, record.output_tokens,
-        record.total_tokens, record.recorded_at.isoformat(), record.occurred_at.isoformat(),
-        money.plain(record.cost_usd), None if record.api_key_id is None else ids.show("key", record.api_key_id),
-        record.end_user, record.cached_input_tokens, record.reasoning_tokens, record.request_id,
-    )  # fmt: skip
+            return lists.csv_answer(
+                "usage", usage_pages.COLUMNS, usage_pages.export(principal=principal, params=params)
+            )
+        return HttpResponse(usage_pages.answer(principal=principal, params=params), content_type="application/json")
 
 
 class UsageDetail(APIView):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -47,6 +48,12 @@ def is_slug(text: str) -> bool:
     return _SLUG.fullmatch(text) is not None
 
 
+@cache
+def zones() -> frozenset[str]:
+    """Every IANA name of a place's time."""
+    return frozenset(available_timezones() - _NO_ZONES)
+
+
 @transaction.atomic
 def create(*, slug: str, owner: User, by: Actor, name: str = "", time_zone: str = "UTC") -> Organization:
     """Make a shared organization whose owner is ``owner``.
@@ -61,7 +68,7 @@ def create(*, slug: str, owner: User, by: Actor, name: str = "", time_zone: str 
     name = name.strip() or slug
     if len(name) > NAME_LENGTH_MAX or not name.isprintable():
         raise OutOfRange(f"name has 1 to {NAME_LENGTH_MAX} printable characters.", param="name")
-    if time_zone in _NO_ZONES or time_zone not in available_timezones():
+    if time_zone not in zones():
         raise OutOfRange("time_zone must be an IANA name such as Europe/Berlin.", param="time_zone")
     try:
         with transaction.atomic():

@@ -18,11 +18,13 @@ import pytest
 
 from tests import books as own_books
 from tests.books import Books
-from tests.database import ROOT, Server, server_key
+from tests.database import ROOT, Cluster, Server, server_key
 
 pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping", "tests.nursery", "tests.clocks")
 
 SEED = ROOT / "metering" / "seed" / "catalog.json"
+# On a cluster: enough for several nodes, and made quickly.
+SHARDS = 4
 _FLUSHING = {"transactional_db", "live_server", "django_db_reset_sequences", "django_db_serialized_rollback"}
 _numbers = itertools.count(1)
 _template_seconds: list[float] = []
@@ -39,22 +41,38 @@ def database_server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture(scope="session")
 def template(database_server: Server, django_test_environment: None, django_db_blocker: Any) -> str:
     """The database that every other is a copy of: migrated and seeded, nobody connected."""
-    from django.core.management import call_command
-    from django.db import connection
-
     started = time.perf_counter()
     server = database_server
+
+    def fill(database: str) -> None:
+        with django_db_blocker.unblock():
+            own_books.point(database=database, url=server.url(database))
+            fill_database()
+            own_books.point(database=server.main, url=server.url(server.main))
+
     server.create(server.template)
-    with django_db_blocker.unblock():
-        own_books.point(database=server.template, url=server.url(server.template))
-        call_command("migrate", verbosity=0, interactive=False)
-        call_command("load_prices", str(SEED), "--publish", verbosity=0, stdout=io.StringIO())
-        with connection.cursor() as cursor:
-            cursor.execute("ANALYZE")
-        own_books.point(database=server.main, url=server.url(server.main))
+    fill(server.template)
+    if isinstance(server, Cluster):
+        server.fill = fill
     forget_caches()
     _template_seconds.append(time.perf_counter() - started)
     return server.template
+
+
+def fill_database() -> None:
+    """Migrate and seed the database that Django is led to, and distribute it where it is a cluster's."""
+    from django.core.management import call_command
+    from django.db import connection
+
+    from billing import distribution
+
+    call_command("migrate", verbosity=0, interactive=False)
+    call_command("load_prices", str(SEED), "--publish", verbosity=0, stdout=io.StringIO())
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    distribution.distribute(shards=SHARDS)
+    # Asked here, it is no query of the test that would be the first to ask.
+    distribution.is_spread()
 
 
 @pytest.fixture(scope="session")

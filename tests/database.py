@@ -6,6 +6,12 @@ still. The server itself starts when the first test needs it: a run of pure test
 Settings in the caller's environment never reach the tests, so a shell that points at real books is
 harmless. ``TEST_<NAME>`` sets ``<NAME>`` for a run; ``TEST_DATABASE_URL`` names a server to use
 instead of our own (its role must be allowed to create databases).
+
+``TEST_CITUS=1`` says that ``TEST_DATABASE_URL`` names a database with the Citus extension, on the
+coordinator of a cluster or on its only node. Every database of the run is then made on each node, with the
+extension, migrated and distributed: a copy of a distributed database would find no shards of its own
+on the workers. That takes seconds for each, so name the files to run. The role must be a
+superuser, and reach every node by the names that ``pg_dist_node`` knows them by.
 """
 
 import fcntl
@@ -14,10 +20,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, LiteralString, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import psycopg
 import pytest
@@ -113,6 +119,85 @@ class Server:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
+class Cluster(Server):
+    """A Citus cluster by its coordinator: a database is made on every node, and filled instead of copied."""
+
+    def __init__(self, given: str | None) -> None:
+        if not given:
+            raise pytest.UsageError("TEST_CITUS=1 needs TEST_DATABASE_URL, a database with the Citus extension")
+        super().__init__(given)
+        # Every node's address of the given database: the coordinator's first, then the workers'.
+        self._nodes: list[str] = []
+        self._joining: list[tuple[LiteralString, tuple[object, ...]]] = []
+        # Migrates, seeds and distributes the database of that name; conftest knows how.
+        self.fill: Callable[[str], None] = lambda _: None
+
+    def start(self) -> None:
+        """Look up the nodes. Raises ``pytest.UsageError`` for a database that is not a cluster's."""
+        if self._nodes:
+            return
+        super().start()
+        assert self._admin is not None
+        assert self._given is not None
+        (found,) = self._admin.execute("SELECT to_regclass('pg_dist_node') IS NOT NULL").fetchone() or (False,)
+        if not found:
+            raise pytest.UsageError("TEST_CITUS=1, but the database of TEST_DATABASE_URL has no Citus extension")
+        nodes = self._admin.execute(
+            "SELECT groupid = 0, nodename, nodeport FROM pg_dist_node ORDER BY groupid, nodename, nodeport"
+        ).fetchall()
+        workers = [(name, port) for is_coordinator, name, port in nodes if not is_coordinator]
+        if workers and len(workers) == len(nodes):
+            raise pytest.UsageError(
+                "the coordinator of TEST_DATABASE_URL is no node: SELECT citus_set_coordinator_host"
+            )
+        self._nodes = [self._given, *(elsewhere(self._given, host=name, port=port) for name, port in workers)]
+        if workers:
+            place = next((name, port) for is_coordinator, name, port in nodes if is_coordinator)
+            self._joining = [("SELECT citus_set_coordinator_host(%s, %s)", place)]
+            self._joining += [("SELECT citus_add_node(%s, %s)", worker) for worker in workers]
+
+    def create(self, database: str, *, template: str = "template1") -> float:
+        """Make a database on every node; filled like any other if it would be a copy. Seconds it took."""
+        started = time.perf_counter()
+        self.drop(database)
+        self._made.add(database)
+        for node in self._nodes:
+            with psycopg.connect(node, autocommit=True) as connection:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+            with psycopg.connect(urlsplit(node)._replace(path=f"/{database}").geturl(), autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION citus")
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            for statement, place in self._joining:
+                connection.execute(statement, place)
+        if template != "template1":
+            self.fill(database)
+        return time.perf_counter() - started
+
+    def drop(self, database: str) -> None:
+        """Drop a database on every node."""
+        for node in self._nodes:
+            with psycopg.connect(node, autocommit=True) as connection:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        self._made.discard(database)
+
+
+def elsewhere(url: str, *, host: str, port: int) -> str:
+    """The same database of another server."""
+    parts = urlsplit(url)
+    who = parts.netloc.rpartition("@")[0]
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name not in {"host", "port"}]
+    place = f"{who}@{host}:{port}" if who else f"{host}:{port}"
+    return parts._replace(netloc=place, query=urlencode(options)).geturl()
+
+
+def on_cluster() -> bool:
+    """Whether the run is on a Citus cluster. Raises ``pytest.UsageError`` for a flag that is none."""
+    chosen = os.environ.get("TEST_CITUS", "")
+    if chosen not in {"", "0", "1"}:
+        raise pytest.UsageError(f"TEST_CITUS={chosen!r} should be 1 or absent")
+    return chosen == "1"
+
+
 def folder_for_files() -> Path:
     """Memory, if the machine has it to spare and the caller names no ``TMPDIR``; else the usual place."""
     usual = Path(tempfile.gettempdir())
@@ -167,7 +252,8 @@ def prepare(server: Server) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """A wrapper, so that it runs before pytest-django's own hook of that name."""
-    server = Server(os.environ.get("TEST_DATABASE_URL") or None)
+    given = os.environ.get("TEST_DATABASE_URL") or None
+    server = Cluster(given) if on_cluster() else Server(given)
     early_config.stash[server_key] = server
     prepare(server)
     return (yield)

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
@@ -261,14 +262,22 @@ def _() -> Disabled:
     def everybodys(_: Any, *, member_id: Any) -> Any:
         return records.all() if member_id is None else records.filter(member_id=member_id)
 
-    return patched("metering.usage.for_caller", everybodys)
+    def listed(scope: Any) -> Any:
+        return pages.Clause("true") if scope.member_id is None else pages.Clause("member_id = %s", [scope.member_id])
+
+    pages = importlib.import_module("metering.usage_pages")
+    return all_of(patched("metering.usage.for_caller", everybodys), patched("metering.usage_pages.whose", listed))
 
 
 @guard("members_without_the_right_read_their_own_usage")
 def _() -> Disabled:
     """A member whose role may not read all usage reads the records of their own keys."""
     records = importlib.import_module("metering.models").UsageRecord.objects
-    return patched("metering.usage.for_caller", lambda one, *, member_id: records.filter(organization_id=one))
+    whose = importlib.import_module("metering.usage_pages").whose
+    return all_of(
+        patched("metering.usage.for_caller", lambda one, *, member_id: records.filter(organization_id=one)),
+        patched("metering.usage_pages.whose", lambda scope: whose(scope._replace(member_id=None))),
+    )
 
 
 @guard("the_statement_is_read_within_the_organization")
@@ -585,13 +594,9 @@ def _() -> Disabled:
 @guard("cursors_are_looked_up_among_the_callers_rows")
 def _() -> Disabled:
     """The row that a cursor names is looked up among what the caller may see."""
-    page, records = (
-        importlib.import_module("metering.usage").page,
-        importlib.import_module("metering.models").UsageRecord,
-    )
-    return patched(
-        "metering.usage.page", lambda matching, scope, **more: page(matching, scope=records.objects.all(), **more)
-    )
+    clause = importlib.import_module("metering.usage_pages").Clause
+    there = "EXISTS (SELECT 1 FROM usage_record WHERE id = %s)"
+    return patched("metering.usage_pages.cursor_in", lambda scope, place: clause(there, [place]))
 
 
 @guard("ids_have_one_spelling")
@@ -815,16 +820,21 @@ def _() -> Disabled:
 @guard("pages_are_keyed_on_ids")
 def _() -> Disabled:
     """A page begins after an id, which never changes and is no other record's."""
-    usage = importlib.import_module("metering.usage")
+    pages = importlib.import_module("metering.usage_pages")
+    time_of = "(SELECT occurred_at FROM usage_record WHERE id = %s)"
+    return all_of(
+        patched(
+            "metering.usage_pages.beyond",
+            lambda place, *, ascending: pages.Clause(f"occurred_at {'>' if ascending else '<'} {time_of}", [place]),
+        ),
+        patched("metering.usage_pages._ROWS", pages._ROWS.replace("ORDER BY id", "ORDER BY occurred_at")),
+    )
 
-    def by_their_time(matching: Any, *, scope: Any, limit: int, after: str | None, ascending: bool) -> Any:
-        if after is not None:
-            at = scope.get(id=usage.ids.read("usage", after)).occurred_at
-            matching = matching.filter(occurred_at__gt=at) if ascending else matching.filter(occurred_at__lt=at)
-        found = list(matching.order_by("occurred_at" if ascending else "-occurred_at")[: limit + 1])
-        return usage.Page(found[:limit], len(found) > limit)
 
-    return patched("metering.usage.page", by_their_time)
+@guard("what_is_read_in_order_is_final")
+def _() -> Disabled:
+    """Oldest first, only records are read that are older than any transaction that may still commit."""
+    return patched("metering.usage.FINAL_AFTER", timedelta(0))
 
 
 @guard("checksums_are_checked_first")
@@ -868,6 +878,8 @@ _verified("V06", "wallets_are_held_against_grants", "holds each wallet, and each
 _verified("V07", "grants_are_held_against_their_trace", "derives what is left of each grant from its trace.")
 _verified("V08", "grants_are_held_against_their_time", "compares each use of a grant with its beginning and end.")
 _verified("V10", "claims_are_held_against_records", "holds each claim against what it stands for, and the reverse.")
+_verified("V13", "rollups_are_held_against_records", "adds up the records of each folded quarter again.")
+_verified("V14", "quarters_are_held_against_days", "looks for the one day that each folded quarter lies in.")
 _verified(
     "V23", "holds_are_held_against_their_end", "looks for holds past their end, and for captures without their record."
 )
@@ -971,3 +983,52 @@ def _() -> Disabled:
         return rated._replace(cost_pico=(rated.cost_pico + 500_000) // 1_000_000 * 1_000_000)
 
     return patched("metering.rating.rate", to_the_microdollar)
+
+
+@guard("rollups_are_replaced")
+def _() -> Disabled:
+    """What a quarter's rollups said before is removed by the transaction that counts the quarter again."""
+    return rewritten("DELETE FROM usage_rollup WHERE", "DELETE FROM usage_rollup WHERE false AND")
+
+
+@guard("one_run_folds")
+def _() -> Disabled:
+    """Whoever folds holds the mark's row, and others go away instead of waiting for it."""
+    return rewritten("FROM rollup_mark WHERE id = 1 FOR NO KEY UPDATE SKIP LOCKED", "FROM rollup_mark WHERE id = 1")
+
+
+@guard("rows_and_mark_move_together")
+def _() -> Disabled:
+    """The rollups of a step and the mark behind them are one transaction."""
+    replace = importlib.import_module("metering.rollups")._replace
+
+    def commit_early(*bounds: Any) -> None:
+        replace(*bounds)
+        importlib.import_module("django.db").connection.connection.commit()
+
+    return patched("metering.rollups._replace", commit_early)
+
+
+@guard("only_final_usage_is_folded")
+def _() -> Disabled:
+    """A quarter is folded when no transaction can add to it any more: a minute after its end."""
+    return patched("metering.usage.FINAL_AFTER", timedelta(minutes=-16))
+
+
+@guard("nothing_forgotten_is_accepted")
+def _() -> Disabled:
+    """What happened before the instant up to which claims were trimmed is refused, whatever window is set."""
+    window = importlib.import_module("datetime").timedelta(days=365)
+    return patched("metering.horizon.age_max", lambda now: window)
+
+
+@guard("missing_months_are_made")
+def _() -> Disabled:
+    """A month that is missing is made in a transaction of its own, and the batch is tried again."""
+    return patched("billing.charges._months_are_made", lambda: False)
+
+
+@guard("changes_of_tables_wait_briefly")
+def _() -> Disabled:
+    """What changes tables waits for its locks for two seconds, whatever other statements may wait."""
+    return patched("metering.partitions.wait_at_most", lambda milliseconds: None)

@@ -1,11 +1,15 @@
-"""The watch over locking statements sees what Citus would refuse, and nothing else."""
+"""The watch over statements sees what Citus would refuse, and nothing else."""
 
 import pytest
 from django.db import connection, transaction
 
 from billing import charges, ledger
+from core.bulk import copy_rows
 from orgs.models import Organization
 from tests.grouping import by_organization
+
+# Breaches on purpose, which a watch around the whole test would see as well.
+pytestmark = pytest.mark.one_database
 
 
 @pytest.fixture
@@ -38,3 +42,10 @@ def test_batches_are_taken_apart_by_organization() -> None:
     with by_organization():
         assert charges.together is charges.by_organization
     assert charges.together is before
+
+
+def test_a_copy_with_a_condition_is_seen_and_one_without_is_fine(two: list[Organization]) -> None:
+    with by_organization(), transaction.atomic():
+        copy_rows("cache_epoch", {"id": "int2"}, [])
+    with pytest.raises(AssertionError, match="a COPY has a condition"), by_organization(), transaction.atomic():
+        copy_rows("cache_epoch", {"id": "int2"}, [], in_order=True)

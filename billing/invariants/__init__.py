@@ -47,4 +47,6 @@ def snapshot() -> Iterator[None]:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute("SET LOCAL statement_timeout = '10min'")
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = '1min'")
+            # Before the moment is chosen: what is attached then stays so while it is looked at.
+            cursor.execute("LOCK TABLE ONLY usage_record, ONLY request_log IN ACCESS SHARE MODE")
         yield

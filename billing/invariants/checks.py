@@ -6,13 +6,15 @@ name parts of the books by ``$`` terms, which stand for all of them or for what 
 * ``$heads``: where each wallet stood when it was last sealed; nothing, where a run begins at the beginning;
 * ``$transfers``: transfers after those heads; ``$sealed``: the heads to compare with their transfers;
 * ``$records``, ``$logs``, ``$uses``, ``$holds``: rows of the scope, by their time-ordered ids;
+* ``$rollups``: rollups of the scope's time, but of no month whose records are not attached;
 * ``$used``: what each transfer ``t`` took from grants;
+* ``$forgotten``: before which instant claims may be gone;
 * ``$first``, ``$last``: the ids between which the scope lies, ``$since`` its first instant; ``$whole``: whether it is
   all there is; ``$deep``: whether tables may be read that have no index by time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from string import Template
 from typing import NamedTuple
 from uuid import UUID
@@ -20,7 +22,7 @@ from uuid import UUID
 from django.db import Error, connection, transaction
 
 from core import ids
-from metering import partitions
+from metering import horizon, partitions
 
 SAMPLES_MAX = 5
 FIRST = UUID(int=0)
@@ -135,6 +137,15 @@ _USED_BY_EACH = (
 )
 
 
+def _rollups(since: datetime, until: datetime | None) -> str:
+    """Rollups from one instant to before another; their key begins with the organization as well."""
+    before = "" if until is None else f" AND starts_at < '{until.isoformat()}'"
+    return (
+        "(SELECT x.* FROM organization o CROSS JOIN LATERAL (SELECT * FROM usage_rollup WHERE organization_id = o.id"
+        f" AND starts_at >= '{since.isoformat()}'{before}) x)"
+    )
+
+
 def terms_of(scope: Scope) -> Terms:
     """What the terms of checks stand for in a scope. Months that were detached are in none."""
     attached = partitions.months("usage_record")
@@ -158,8 +169,10 @@ def terms_of(scope: Scope) -> Terms:
         "logs": rows("request_log"),
         "uses": rows("grant_use"),
         "holds": rows("hold", UUID(int=placed)),
+        "rollups": _rollups(ids.instant(first), None if scope.last == LAST else ids.instant(scope.last)),
         "first": f"'{first}'::uuid",
         "last": f"'{scope.last}'::uuid",
+        "forgotten": f"'{horizon.standing().isoformat()}'::timestamptz",
         "used": _USED if scope.whole else _USED_BY_EACH,
         "since": f"'{ids.instant(first).isoformat()}'::timestamptz",
         "deep": str(scope.deep).lower(),

@@ -11,6 +11,7 @@ SIGNED = {
     ("wallet", "posted_usd"), ("wallet", "held_usd"), ("wallet", "overdraft_usd"),
     ("transfer", "balance_after_usd"), ("correction", "cost_usd"), ("usage_record", "cost_usd"),
     ("grant_use", "amount_usd"), ("budget", "spent"), ("budget_spend", "amount"), ("rerating_share", "before_usd"),
+    ("archived_sum", "cost_usd"),
     ("rerating_share", "after_usd"),
 }  # fmt: skip
 # The parts of a scope that tables with time-ordered ids have; the others are read whole.

@@ -14,7 +14,6 @@ from billing.invariants.checks import SAMPLES_MAX, Check, Probe, Terms, told
 from core import clock
 from metering import partitions
 
-DAYS_AHEAD = 35
 MANIFEST = Path(__file__).with_name("guards.txt")
 
 # The values that durability and bounded waiting need; of timeouts any but none.
@@ -135,7 +134,7 @@ def _runway() -> Iterable[str]:
     """A line for each table whose months end too soon."""
     for table in partitions.TABLES:
         days = partitions.days_covered(table, clock.now())
-        if days < DAYS_AHEAD:
+        if days < partitions.RUNWAY_DAYS_MIN:
             yield f"{table} has months for {days} days"
 
 

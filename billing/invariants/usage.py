@@ -1,12 +1,14 @@
-"""Checks of usage: records and what they cost, claims, quarantine, prices."""
+"""Checks of usage: records and what they cost, claims, quarantine, prices, rollups."""
 
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import chain
+from string import Template
 from typing import Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
@@ -14,7 +16,7 @@ from django.db import connection
 
 from billing.invariants.checks import SAMPLES_MAX, Check, Probe, Terms, told
 from core import clock, ids, money
-from metering import catalog, quarantine, rating, rules
+from metering import buckets, catalog, quarantine, rating, rules
 
 # Every record is derived again while it is new, by a run each day with an hour to spare; later one in a hundred.
 NEW = timedelta(hours=25)
@@ -127,6 +129,75 @@ def _waiting(_: Terms) -> tuple[int, int, str]:
     return backlog.rows, late.rows, detail
 
 
+# A quarter of an hour by arithmetic of its own, not by what folding uses.
+_QUARTER = "to_timestamp(floor(extract(epoch FROM {0}) / 900) * 900)"
+_APART = "api_key_id, member_id, project_id, model, source, service_tier, batch"
+_SUMMED = ("records", "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd",
+    "provider_cost_usd")  # fmt: skip
+_ROLLUPS_DIFFER = f"""
+    SELECT format('rollups of %s at %s (%s) differ from their records by %s', organization_id, quarter,
+        concat_ws(', ', {_APART}), concat_ws(', ', {", ".join(f"'{name} ' || sum({name})" for name in _SUMMED)}))
+    FROM (
+        SELECT organization_id, {_QUARTER.format("starts_at")} AS quarter, {_APART}, {", ".join(_SUMMED)}
+        FROM $rollups u WHERE starts_at < (SELECT folded_until FROM rollup_mark)
+        UNION ALL
+        SELECT organization_id, {_QUARTER.format("recorded_at")}, {_APART}, -1,
+            CASE WHEN corrects_id IS NULL THEN -1
+                ELSE -least(sign(input_tokens), sign(output_tokens), CASE WHEN units IS NULL THEN 0 ELSE -1 END) END,
+            -input_tokens, -cached_input_tokens, -output_tokens, -cost_usd, -coalesce(provider_cost_usd, 0)
+        FROM $records r WHERE recorded_at < (SELECT folded_until FROM rollup_mark)
+    ) both_ways
+    GROUP BY organization_id, quarter, {_APART}
+    HAVING {" OR ".join(f"sum({name}) <> 0" for name in _SUMMED)}
+"""
+
+
+_ASTRAY = """
+    SELECT format('rollup %s of %s at %s %s', place, organization_id, starts_at, wrong) FROM (
+        SELECT u.*, CASE
+            WHEN extract(epoch FROM starts_at) % 900 <> 0 THEN 'begins with no quarter of an hour'
+            WHEN starts_at >= folded_until THEN 'lies beyond ' || folded_until || ', where folding ends' END AS wrong
+        FROM $rollups u CROSS JOIN rollup_mark
+    ) judged WHERE wrong IS NOT NULL
+"""
+_ZONES = """
+    SELECT o.time_zone, count(*), min(starts_at), max(starts_at)
+    FROM $rollups u JOIN organization o ON o.id = u.organization_id GROUP BY o.time_zone ORDER BY o.time_zone
+"""
+# PostgreSQL has a calendar of its own.
+_OTHER_DAYS = """
+    SELECT format('quarter %%s of %%s lies in no day of %%s, or in another', starts_at, organization_id, o.time_zone)
+    FROM $rollups u JOIN organization o ON o.id = u.organization_id
+    WHERE o.time_zone = %s AND (%s::date[])[width_bucket(starts_at, %s::timestamptz[])]
+        IS DISTINCT FROM (starts_at AT TIME ZONE o.time_zone)::date
+"""
+
+
+def _days(terms: Terms) -> tuple[int, int, str]:
+    """V14: each folded quarter lies in one day, and so in one month, of its organization's zone."""
+    lines: list[str] = []
+    seen = 0
+    with connection.cursor() as cursor:
+        cursor.execute(Template(_ASTRAY).substitute(terms))
+        lines += [line for (line,) in cursor.fetchall()]
+        cursor.execute(Template(_ZONES).substitute(terms))
+        for name, count, first, last in cursor.fetchall():
+            seen += count
+            try:
+                zone = ZoneInfo(name)
+            except (ValueError, KeyError, OSError):
+                lines.append(f"{count} rollups are of organizations whose zone is {name}, which has no days")
+                continue
+            edges = [first]
+            while edges[-1] <= last:
+                edges.append(buckets.next_day(edges[-1], zone))
+            # An edge is the first instant of its date; what the first quarter's is, the edge after it says too.
+            dates = [edge.astimezone(zone).date() for edge in edges]
+            cursor.execute(Template(_OTHER_DAYS).substitute(terms), [name, dates, edges])
+            lines += [line for (line,) in cursor.fetchall()]
+    return seen, len(lines), told(len(lines), lines[:SAMPLES_MAX])
+
+
 CHECKS: Sequence[Check | Probe] = (
     Check(
         "V09 each record charged once",
@@ -146,6 +217,39 @@ CHECKS: Sequence[Check | Probe] = (
         UNION ALL
         SELECT format('record %s of %s costs %s and names no transfer', id, organization_id, cost_usd)
         FROM $records r WHERE transfer_id IS NULL AND cost_usd <> 0
+        UNION ALL
+        -- Of a month that was taken out the sums are left; a batch's records and its transfers are of one month.
+        SELECT * FROM (
+            WITH looked_at AS (
+                SELECT * FROM archived_month WHERE book = 'usage_record' AND ($whole OR detached_at >= $since)
+            ), moved AS (
+                SELECT m.id, t.organization_id AS payer_id,
+                    sum(CASE t.debit WHEN 'revenue' THEN -t.amount_usd ELSE t.amount_usd END) AS amount
+                FROM transfer t JOIN looked_at m ON t.id >= m.first_id AND t.id < m.end_id
+                -- Asked once: where no month is looked at, transfers are not read.
+                WHERE EXISTS (SELECT 1 FROM looked_at) AND 'revenue' IN (t.debit, t.credit)
+                GROUP BY m.id, t.organization_id
+            ), used AS (
+                SELECT m.id, s.payer_id, sum(s.cost_usd) AS cost
+                FROM archived_sum s JOIN looked_at m ON m.id = s.archived_id GROUP BY m.id, s.payer_id
+            )
+            SELECT format('archived %s: transfers of %s come to %s, its records came to %s',
+                to_char(m.month, 'YYYY-MM'), payer_id, coalesce(amount, 0), coalesce(cost, 0))
+            FROM moved FULL JOIN used USING (id, payer_id) JOIN looked_at m USING (id)
+            WHERE coalesce(amount, 0) <> coalesce(cost, 0)
+        ) archived
+        UNION ALL
+        SELECT format('archived %s of %s has %s rows, by organization %s', m.book, to_char(m.month, 'YYYY-MM'),
+            m.rows, s.rows)
+        FROM archived_month m CROSS JOIN LATERAL (
+            SELECT coalesce(sum(rows), 0) AS rows FROM archived_sum WHERE archived_id = m.id
+        ) s
+        WHERE m.rows <> s.rows
+        UNION ALL
+        SELECT format('transfer %s of %s is of a month that is neither attached nor archived', id, organization_id)
+        FROM transfer t
+        WHERE $whole AND 'revenue' IN (debit, credit) AND id < $first AND NOT EXISTS (
+            SELECT 1 FROM archived_month m WHERE m.book = 'usage_record' AND t.id >= m.first_id AND t.id < m.end_id)
         """,
     ),
     Check(
@@ -156,6 +260,7 @@ CHECKS: Sequence[Check | Probe] = (
         FROM $records r LEFT JOIN usage_claim c USING (organization_id, event_id)
         WHERE r.corrects_id IS NULL
             AND (c.record_id, c.state, c.cost_usd) IS DISTINCT FROM (r.id, 'recorded', r.cost_usd)
+            AND (c.record_id IS NOT NULL OR r.occurred_at >= $forgotten)
         UNION ALL
         SELECT format('claim %s of %s stands for %s %s, which is not there',
             c.event_id, c.organization_id, c.state, c.record_id)
@@ -170,6 +275,7 @@ CHECKS: Sequence[Check | Probe] = (
         SELECT format('log row %s of %s (%s) and its claim disagree', l.id, l.organization_id, l.event_id)
         FROM $logs l LEFT JOIN usage_claim c USING (organization_id, event_id)
         WHERE (c.record_id, c.state) IS DISTINCT FROM (l.id, 'logged')
+            AND (c.record_id IS NOT NULL OR l.occurred_at >= $forgotten)
         UNION ALL
         SELECT format('quarantined event %s of %s waits while its claim stands for %s %s',
             q.event_id, q.organization_id, coalesce(c.state, 'nothing'), c.record_id)
@@ -215,6 +321,8 @@ CHECKS: Sequence[Check | Probe] = (
         """,
         more=_altered_prices,
     ),
+    Check("V13 rollups = records", "SELECT count(*) FROM $rollups u", _ROLLUPS_DIFFER),
+    Probe("V14 days = quarters", _days),
     Probe("V11 cost = frozen price", _derive),
     Probe("V12 quarantine is dealt with", _waiting),
 )

@@ -805,5 +805,8 @@ def test_every_table_of_the_product_has_its_page() -> None:
         for model in apps.get_models()
         if model._meta.app_label in ours and model not in admin.site._registry
     }
-    # Parts are shown with what they belong to; the epoch is a number for processes.
-    assert bare == {"UsageClaim", "CacheEpoch", "PriceDraftLine", "ReratingShare", "BudgetSpend", "LedgerHead"}
+    # Parts are shown with what they belong to; the epoch, the horizon and the mark are for processes.
+    assert bare == {
+        "UsageClaim", "CacheEpoch", "PriceDraftLine", "ReratingShare", "BudgetSpend", "LedgerHead", "ArchivedSum",
+        "ClaimHorizon", "UsageRollup", "RollupMark",
+    }  # fmt: skip

@@ -39,6 +39,8 @@ def test_the_last_result_of_each_check_and_job_and_what_is_overdue_can_be_scrape
     assert told['tollbook_check_rows{check="V04"}'] == 1
     assert told['tollbook_job_ok{job="expire_holds"}'] == 1
     assert told["tollbook_holds_overdue"] == 1
+    # Three whole months lie ahead.
+    assert 89 <= told["tollbook_partition_days"] <= 123
     assert 100 <= told["tollbook_holds_overdue_seconds"] < 200
     assert len([name for name in told if name.startswith("tollbook_check_timestamp")]) == CheckRun.objects.count()
 

@@ -361,6 +361,7 @@ def test_an_organization_without_money_gets_its_first_by_hand(root: Client) -> N
     assert root.get("/admin/billing/wallet/x%00y/freeze/").status_code == 404
 
 
+@pytest.mark.one_database
 def test_terms_change_only_where_something_is_said(root: Client, acme: Organization) -> None:
     place = desk.page(wallet(acme), "terms")
     assert desk.errors(desk.send(root, place, **terms())) == ["Nothing would change."]

@@ -81,6 +81,7 @@ def test_terms_can_make_a_wallet_cross_a_line(books: Books) -> None:
     assert told() == ["wallet.low", "wallet.recovered"]
 
 
+@pytest.mark.one_database
 def test_each_change_says_what_it_changed_and_why(books: Books) -> None:
     acme = organization("acme", usd="10")
     change(acme, credit_limit_usd=Decimal(5), mode="fallback")

@@ -174,9 +174,10 @@ def test_written_folders_are_writable_in_a_read_only_container() -> None:
         assert services[name]["read_only"] is True
     schedule = next(word for word in command("beat") if word.endswith("beat-schedule"))
     assert str(Path(schedule).parent) in services["beat"]["tmpfs"]
-    heads = services["worker"]["environment"]["LEDGER_HEADS_DIR"]
-    assert services["worker"]["volumes"] == [f"heads:{heads}"]
-    assert f"--owner tollbook {heads}\n" in DOCKERFILE.read_text()
+    settings = services["worker"]["environment"]
+    heads, archive = settings["LEDGER_HEADS_DIR"], settings["ARCHIVE_DIR"]
+    assert services["worker"]["volumes"] == [f"heads:{heads}", f"archive:{archive}"]
+    assert f"--owner tollbook {heads} {archive}\n" in DOCKERFILE.read_text()
 
 
 def in_container(service: str, words: list[str], *, settings: Mapping[str, str], tmp_path: Path) -> dict[str, Any]:

@@ -37,6 +37,14 @@ def test_limit_and_after_have_their_defaults() -> None:
             lists.limit(request(limit=wrong))
 
 
+def test_of_several_values_the_last_counts() -> None:
+    params = {"a": ["1", "2"], "b": [""], "c": []}
+    assert [lists.last(params, name) for name in "abcd"] == ["2", "", None, None]
+    assert [lists.size(text) for text in (None, "1", "100")] == [20, 1, 100]
+    with pytest.raises(errors.InvalidType):
+        lists.size("")
+
+
 def test_a_page_names_its_ends() -> None:
     assert lists.page([{"id": "b"}, {"id": "a"}], has_more=True) == {
         "object": "list", "data": [{"id": "b"}, {"id": "a"}], "first_id": "b", "last_id": "a", "has_more": True,

@@ -102,7 +102,7 @@ def test_the_triggers_stand_where_the_models_say_so_and_on_every_partition(books
     assert (
         {name for name, *_ in found} - complete
         == undeletable
-        == {"adjustment", "credit_grant", "hold", "topup", "wallet"}
+        == {"adjustment", "archived_month", "claim_horizon", "credit_grant", "hold", "rollup_mark", "topup", "wallet"}
     )
 
 
@@ -180,6 +180,7 @@ DEFINING = [
     "SET session_replication_role = replica",
     "DELETE FROM wallet",
     "TRUNCATE wallet",
+    "DELETE FROM usage_claim",
     "TRUNCATE usage_claim",
     "TRUNCATE quarantine",
     "INSERT INTO django_migrations (app, name, applied) VALUES ('x', 'y', now())",
@@ -246,8 +247,8 @@ def test_the_command_tells_what_it_granted_and_takes_back_what_is_no_longer_list
     told = dict(line.split(maxsplit=1) for line in grant(runtime).splitlines())
     assert grant(runtime), "a second time"
     assert told["transfer"] == told["usage_record"] == told["price"] == told["audit_entry"] == "SELECT, INSERT"
-    assert told["wallet"] == "SELECT, INSERT, UPDATE"
-    assert told["usage_claim"] == told["organization"] == "SELECT, INSERT, UPDATE, DELETE"
+    assert told["wallet"] == told["usage_claim"] == "SELECT, INSERT, UPDATE"
+    assert told["organization"] == "SELECT, INSERT, UPDATE, DELETE"
     assert told["django_migrations"] == "SELECT"
     assert not any(name.startswith(("usage_record_2", "request_log_2", "usage_claim_")) for name in told)
     held = rows(

@@ -96,3 +96,25 @@ def test_what_a_production_must_set_stops_the_start_with_its_name(missing: str) 
     )
     assert done.returncode != 0
     assert f"{missing} must be set" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"USAGE_KEEP_MONTHS": "23"}, "USAGE_KEEP_MONTHS=23 is outside 24 to 1200"),
+        ({"USAGE_KEEP_MONTHS": "0"}, "USAGE_KEEP_MONTHS=0 is outside 24 to 1200"),
+        ({"CLAIM_KEEP_DAYS": "36"}, "CLAIM_KEEP_DAYS=36 is outside 37 to 36500"),
+        ({"CLAIM_KEEP_DAYS": "300", "EVENT_AGE_MAX_DAYS": "299"}, "CLAIM_KEEP_DAYS=300 is outside 301 to 36500"),
+    ],
+)
+def test_keeping_less_than_is_safe_stops_the_start_with_the_settings_name(chosen: dict[str, str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import core.settings"],
+        cwd=ROOT,
+        env=environment(**PRODUCTION, **chosen),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert said in done.stderr

@@ -515,6 +515,7 @@ def test_verifying_refuses_who_and_what_as_an_authorization_does(scene: Scene) -
     assert scene.gateway.verify(**inside).status_code == 200
 
 
+@pytest.mark.one_database
 def test_an_empty_wallet_is_told_and_not_refused(scene: Scene) -> None:
     broke = world.organization("broke")
     key = world.organization_key(broke)

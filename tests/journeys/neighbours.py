@@ -117,6 +117,7 @@ class House:
             "tr": (transfer.pk for transfer in self.transfers),
             "auth": Hold.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
             "proj": (self.project.pk,),
+            "user": (self.owner.pk, self.plain.user_id, self.viewer.user_id),
         }
         return [ids.show(kind, each) for each in owned[kind]]
 
@@ -129,7 +130,7 @@ class House:
             ids.show("org", self.organization.pk),
             *(str(each.pk) for each in (self.organization, *people)),
             *(person.email for person in people),
-            *(text for kind in ("key", "usage", "tr", "auth", "proj") for text in self.shown(kind)),
+            *(text for kind in ("key", "usage", "tr", "auth", "proj", "user") for text in self.shown(kind)),
             *(issued.secret for issued in self.keys.values()),
             *(record.event_id for record in self.records),
         ]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.db import connection
@@ -20,6 +21,7 @@ from tests.journeys.test_isolation import (
     AUTHORIZATIONS,
     METHODS,
     NAMES,
+    NEEDED,
     NOT_KEYED,
     RELEASE,
     VERIFY,
@@ -130,7 +132,8 @@ def each_operation(house: House) -> Iterator[tuple[Caller, str, Route, str]]:
     """Caller, method, route and path of every keyed operation."""
     for route in keyed():
         for method in route.methods:
-            yield whoever(house, route), method, route, place(house, route)
+            query = f"?{urlencode(NEEDED[route.path])}" if route.path in NEEDED else ""
+            yield whoever(house, route), method, route, place(house, route) + query
 
 
 def test_every_operation_answers_with_the_common_headers_and_the_organization(acme: House) -> None:

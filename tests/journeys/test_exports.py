@@ -103,7 +103,7 @@ def test_a_cell_that_would_run_is_defused_by_a_sign_and_nothing_else(text: str) 
 
 
 @pytest.mark.parametrize(
-    ("path", "module"), [("/v1/usage", "metering.usage"), ("/v1/wallet/transactions", "billing.statement")]
+    ("path", "module"), [("/v1/usage", "metering.usage_pages"), ("/v1/wallet/transactions", "billing.statement")]
 )
 def test_an_export_that_breaks_off_says_so_in_its_last_line(
     books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str, module: str

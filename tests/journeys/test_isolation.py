@@ -6,6 +6,7 @@ that ``NAMES`` does not know fails, so a new one cannot be added without saying 
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -31,6 +32,8 @@ AUTHORIZATIONS = "v1/authorizations"
 AUTHORIZATION = "v1/authorizations/<str:authorization_id>"
 RELEASE = "v1/authorizations/<str:authorization_id>/release"
 VERIFY = "v1/keys/verify"
+SUMS = "v1/organization/usage/completions"
+COSTS = "v1/organization/costs"
 
 # What a parameter names: somebody's object of that kind, or (None) nothing that belongs to anybody.
 Names = Mapping[str, str | None]
@@ -74,6 +77,15 @@ _AUTHORIZATION: Names = {
         )
     ),
 }  # fmt: skip
+_SUMMED: Names = {
+    **dict.fromkeys(("start_time", "end_time", "bucket_width", "limit", "page", "time_zone", "group_by")),
+    "project_ids": "proj",
+    "api_key_ids": "key",
+}
+# What these do not answer without.
+NEEDED: dict[str, Mapping[str, str]] = {
+    path: {"start_time": str(int(time.time()) - 86_400), "group_by": "api_key_id"} for path in (SUMS, COSTS)
+}
 NAMES: dict[tuple[str, str], Names] = {
     ("GET", "healthz"): {},
     ("GET", "readyz"): {},
@@ -94,6 +106,8 @@ NAMES: dict[tuple[str, str], Names] = {
     },
     ("GET", "v1/usage/<str:record_id>"): {HEADER: "org", "record_id": "usage"},
     ("GET", "v1/usage/<str:record_id>/explain"): {HEADER: "org", "record_id": "usage"},
+    ("GET", SUMS): {HEADER: "org", **_SUMMED, "user_ids": "user", "models": None, "batch": None},
+    ("GET", COSTS): {HEADER: "org", **_SUMMED},
     ("POST", "v1/estimate"): {HEADER: "org", **_ESTIMATE},
     ("GET", "v1/wallet"): {HEADER: "org"},
     ("GET", "v1/wallet/transactions"): {HEADER: "org", **_PAGE, "after": "tr"},
@@ -204,12 +218,15 @@ class Probe(NamedTuple):
         in_path = self.parameter in self.route.parameters
         path = self.route.place(text if in_path else "none")
         if self.parameter == HEADER:
-            return self.caller.call(self.method, path, body=self._body(), headers={HEADER: text})
+            return self.caller.call(self.method, path, query=self._query(), body=self._body(), headers={HEADER: text})
         if in_path:
             return self.caller.call(self.method, path, body=self._body())
         if self.method == "GET":
-            return self.caller.call(self.method, path, query={self.parameter: text})
+            return self.caller.call(self.method, path, query={**self._query(), self.parameter: text})
         return self.caller.call(self.method, path, body={**self._body(), self.parameter: text})
+
+    def _query(self) -> Mapping[str, str]:
+        return NEEDED.get(self.route.path, {})
 
     def _body(self) -> Any:
         if self.method != "POST":
@@ -340,7 +357,8 @@ def test_what_a_list_shows_is_the_callers_own(books: Books) -> None:
             if "GET" not in route.methods or route.parameters:
                 continue
             for accept in ("application/json", "text/csv"):
-                answer = caller.get(route.place(""), accept=accept, limit="100")
+                needed = NEEDED.get(route.path) or {"limit": "100"}
+                answer = caller.get(route.place(""), accept=accept, **needed)
                 body = answer.getvalue().decode()
                 assert not [marker for marker in theirs.markers if marker in body], (caller.name, route.path, accept)
     owner = ours.callers["owner"]

@@ -82,6 +82,7 @@ class Fuzz:
             "org": [house.slug],
             "auth": house.shown("auth"),
             "proj": house.shown("proj"),
+            "user": house.shown("user"),
         }
 
     def operations(self) -> list[Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -173,8 +172,8 @@ def posting_inside(key: str) -> Iterator[Post]:
 
 
 def read_at(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
-    """Have usage think that it is then; ids go on carrying the database's clock."""
-    monkeypatch.setattr(usage, "clock", SimpleNamespace(now=lambda: at))
+    """Have who reads in order think that it is then; ids go on carrying the database's clock."""
+    monkeypatch.setattr(usage, "final_until", lambda: at - usage.FINAL_AFTER)
 
 
 @pytest.mark.parametrize("limit", [100, 7])
@@ -201,6 +200,57 @@ def test_a_walk_from_the_oldest_ends_at_complete_until_and_goes_on_from_there_wi
     assert found == sorted({*there, *writers.ids})
 
 
+def test_who_reads_in_order_while_others_write_misses_nothing_and_sees_nothing_twice(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast = traffic.cast(organizations=1)
+    _, get = inside(cast.reader_key)
+    moves, chosen = ledger.post, random.Random(20)
+    lock = threading.Lock()
+    begun: dict[int, datetime] = {}
+
+    def dawdling(*args: Any, **options: Any) -> Any:
+        # Transactions have their ids by now, and are committed in another order.
+        time.sleep(chosen.uniform(0, 0.03))
+        return moves(*args, **options)
+
+    @contextmanager
+    def poster() -> Iterator[Post]:
+        with posting_inside(world.service_key().secret) as post:
+
+            def noted(body: bytes) -> Reply:
+                with lock:
+                    begun[threading.get_ident()] = clock.now()
+                reply = post(body)
+                with lock:
+                    del begun[threading.get_ident()]
+                return reply
+
+            yield noted
+
+    def bring_up_to_date() -> None:
+        # As if no transaction ever lasted longer than the oldest of those that are open now.
+        with lock:
+            oldest = min([*begun.values(), clock.now()])
+        read_at(monkeypatch, oldest + usage.FINAL_AFTER)
+        found.extend(walk(get, limit=7, after=found[-1] if found else None, between=lambda: None, order="asc"))
+
+    found: list[str] = []
+    monkeypatch.setattr(ledger, "post", dawdling)
+    writers = Writers(poster)
+    with writers.at_work():
+        for _ in range(30):
+            writers.wait_for_more()
+            bring_up_to_date()
+    seen_at_work = len(found)
+    time.sleep(0.002)
+    bring_up_to_date()
+    assert found == sorted(writers.ids)
+    assert seen_at_work > 0
+    assert writers.ids != found
+
+
+@proves("A04", guard="what_is_read_in_order_is_final")
 def test_a_record_that_is_committed_late_is_not_passed_over_by_who_reads_in_order(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,12 @@
 """The filters of ``GET /v1/usage`` (contract 8)."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from core import ids
+from metering import filters
+from metering.filters import Filters
 from tests.books import Books
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
@@ -26,6 +30,24 @@ def newcomer(db: None) -> Caller:
 def caller(acme: House) -> Caller:
     """The organization's own key."""
     return acme.callers["organization"]
+
+
+def test_filters_are_read_without_a_database() -> None:
+    key = ids.new()
+    assert filters.read({}) == filters.read({"model": [""], "start_time": [""], "colour": ["red"]}) == Filters()
+    assert filters.read(
+        {
+            "model": ["gpt-4o", " deepseek-chat "], "source": ["dev_tools"], "api_key_id": [ids.show("key", key)],
+            "start_time": ["0"], "end_time": ["1749988800"], "metadata[team]": ["a", "b"], "metadata[]": ["c"],
+            "metadata": ["x"], "metadata[open": ["x"],
+        }
+    ) == Filters(
+        "deepseek-chat", "dev_tools", key, datetime(1970, 1, 1, tzinfo=UTC), datetime(2025, 6, 15, 12, tzinfo=UTC),
+        {"team": "b", "": "c"},
+    )  # fmt: skip
+    for nowhere in ({"metadata[a\x00]": ["b"]}, {"metadata[a]": ["\x00"]}):
+        assert filters.read(nowhere).is_empty
+    assert not filters.read({"metadata[a]": ["b"]}).is_empty
 
 
 def test_filters_take_exact_values(acme: House, caller: Caller) -> None:

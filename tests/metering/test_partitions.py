@@ -1,20 +1,41 @@
 """Months: made ahead, made on the spot, made once, and never in a writer's way."""
 
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.errors import CheckViolation
 
 from core import clock, ids
-from metering import partitions, usage
-from tests.billing.world import assert_sound, charge, counts, organization, rows, side_by_side, statuses
+from core.transactions import sqlstate
+from metering import partitions, tasks, usage
+from ops.models import JobRun
+from tests.billing.corruption import broken
+from tests.billing.world import (
+    assert_sound,
+    charge,
+    counts,
+    organization,
+    organizations,
+    record,
+    rows,
+    side_by_side,
+    statuses,
+)
 from tests.books import Books
-from tests.metering.world import event
+from tests.metering.world import batch, event
+from tests.nursery import Nursery, wait_until_stopped
+from tests.proofs import proves
 
 
 def this_month(plus: int = 0) -> datetime:
@@ -80,6 +101,7 @@ def test_a_month_has_the_key_the_checks_and_the_triggers_of_its_table(books: Boo
     assert rows("SELECT relpersistence FROM pg_class WHERE relname = %s", name) == [("p",)]
 
 
+@proves("I06", guard="missing_months_are_made")
 def test_a_missing_month_is_made_on_the_spot_and_the_events_are_taken(books: Books) -> None:
     drop(*(partitions.name(table, this_month()) for table in partitions.TABLES))
     acme = organization("acme")
@@ -107,6 +129,122 @@ def test_events_fail_and_none_is_lost_while_a_month_cannot_be_made(
     assert sum(counts().values()) == 0
     assert statuses(charge(acme, *taken)) == ["created"] * 8
     assert_sound()
+
+
+@pytest.mark.one_database
+@proves("I06", guard="claim_and_debit_commit_together")
+def test_where_making_a_month_fails_too_it_is_told_and_every_event_is_taken_later(
+    books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drop(partitions.name("usage_record", this_month()))
+    owners = organizations(3)
+    taken = [(owner, event()) for owner in owners for _ in range(4)]
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT_MS", 50)
+    with books.connect() as busy, busy.transaction():
+        # As a rebuild of statistics holds it, and whoever else changes the table.
+        busy.execute("LOCK TABLE usage_record IN SHARE UPDATE EXCLUSIVE MODE")
+        assert statuses(record(batch(*taken))) == ["failed"] * 12
+        with pytest.raises(OperationalError):
+            tasks.create_partitions()
+    # Once for all of the group, three tries each.
+    assert [line.getMessage() for line in caplog.records if line.name == "billing.charges"] == [
+        "a month that is missing could not be made", ANY,
+    ]  # fmt: skip
+    assert JobRun.objects.values_list("ok", "result").get(name="partitions")[0] is False
+    assert "V29" in broken(server=True)
+    assert sum(counts().values()) == 0
+    assert statuses(record(batch(*taken))) == ["created"] * 12
+    assert counts()["usage_record"] == 12
+    assert tasks.create_partitions().startswith("made none: months for ")
+    assert_sound()
+
+
+@proves("D05", guard="changes_of_tables_wait_briefly")
+def test_a_transaction_that_is_kept_open_does_not_keep_a_change_of_tables_waiting(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (partitions.LOCK_TIMEOUT_MS, partitions.DETACH_LOCK_TIMEOUT_MS) == (2000, 200)
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT_MS", 100)
+    month = datetime(2031, 7, 1, tzinfo=UTC)
+    create_old()
+
+    @transaction.atomic
+    def take_out() -> None:
+        partitions.detach("usage_record", OLD)
+
+    def refused(change: Callable[[], object]) -> str:
+        # Of other statements this deployment lets each wait for an hour.
+        rows("SET lock_timeout = '1h'")
+        with pytest.raises(OperationalError) as error:
+            change()
+        return str(sqlstate(error.value))
+
+    with books.connect() as kept, kept.transaction():
+        kept.execute("LOCK TABLE usage_record IN SHARE UPDATE EXCLUSIVE MODE")
+        changes = (partial(partitions.ensure, at=month, ahead=0), take_out)
+        for change in changes:
+            assert books.together([partial(refused, change)], seconds=10) == ["55P03"]
+    assert len(partitions.ensure(at=month, ahead=0)) == 2
+    take_out()
+    assert OLD not in partitions.months("usage_record")
+
+
+@proves("D05", guard="conflicts_are_tried_again")
+def test_a_change_of_tables_is_tried_again_when_it_waited_too_long(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT_MS", 100)
+    with books.connect() as kept:
+        kept.execute("BEGIN")
+        kept.execute("LOCK TABLE usage_record IN SHARE UPDATE EXCLUSIVE MODE")
+        # It ends between the first try and the second.
+        monkeypatch.setattr("core.transactions.time.sleep", lambda seconds: kept.execute("COMMIT"))
+        assert len(partitions.ensure(at=datetime(2031, 7, 1, tzinfo=UTC), ahead=0)) == 2
+
+
+@proves("D05", guard="idle_transactions_are_ended")
+def test_a_transaction_that_nobody_goes_on_with_keeps_dead_rows_for_seconds_only(
+    books: Books, nursery: Nursery, disabled_guard: str | None
+) -> None:
+    charge(organization("acme", usd="1"), event())
+    chosen = {"IDLE_IN_TRANSACTION_TIMEOUT_MS": 1000}
+    zombie = nursery.start("tests.billing.acts:charge_one", stops_at="charge.before_commit", settings=chosen,
+        without=disabled_guard, slug="acme", event_id="zombie")  # fmt: skip
+    try:
+        wait_until_stopped(zombie)
+        charge(organization("other", usd="1"), event())
+        with books.connect() as own:
+            kept: list[int] = []
+            own.add_notice_handler(lambda notice: kept.extend(undead(str(notice.message_primary))))
+            own.execute("VACUUM (VERBOSE) wallet")
+            # Its TOAST table has a line of its own.
+            assert sum(kept) > 0
+            kept.clear()
+            end = time.monotonic() + 15
+            while time.monotonic() < end and own.execute(OPEN).fetchall():
+                time.sleep(0.05)
+            own.execute("VACUUM (VERBOSE) wallet")
+            assert kept
+            assert sum(kept) == 0, "the zombie's transaction is still open"
+    finally:
+        os.kill(zombie, signal.SIGCONT)
+        nursery.wait(zombie)
+    assert_sound()
+
+
+# Sessions in the middle of a transaction that have nothing to say.
+OPEN = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+OLD = datetime(2021, 3, 1, tzinfo=UTC)
+
+
+def create_old() -> None:
+    for table in partitions.TABLES:
+        partitions.create(table, OLD)
+
+
+def undead(message: str) -> list[int]:
+    """How many dead rows VACUUM says that it had to leave."""
+    return [int(count) for count in re.findall(r"(\d+) are dead but not yet removable", message)]
 
 
 def test_two_who_make_the_same_month_at_once_make_one(books: Books) -> None:
