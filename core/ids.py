@@ -22,7 +22,7 @@ _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
 _RANDOM_BITS = 74
 _LOW = (1 << 62) - 1
-# Headroom below the random start: a run of ids counts upwards and never leaves its millisecond.
+# Headroom above the random start: a run of ids counts upwards and never leaves its millisecond.
 _RUN_MAX = 1 << 24
 _TAIL_BITS = 50
 _TAIL = range(_TAIL_BITS - 10, -1, -10)
@@ -58,10 +58,16 @@ def _above(last: int) -> UUID:
 
 def run(*, at: datetime) -> Iterator[UUID]:
     """Ids that all carry ``at`` (to the millisecond) and rise strictly within the run."""
-    ms = milliseconds(at)
-    low = secrets.randbelow((1 << _RANDOM_BITS) - _RUN_MAX)
-    for step in range(_RUN_MAX):
-        yield _build(ms=ms, low=low + step)
+    low = secrets.randbits(_RANDOM_BITS)
+    # Below the variant's bits there is room for the whole run, so its ids follow each other as numbers do.
+    low -= _RUN_MAX if low & _LOW > _LOW - _RUN_MAX else 0
+    first = _build(ms=milliseconds(at), low=low).int
+    make, put, unknown = object.__new__, object.__setattr__, SafeUUID.unknown
+    for number in range(first, first + _RUN_MAX):
+        made = make(UUID)
+        put(made, "int", number)
+        put(made, "is_safe", unknown)
+        yield made
 
 
 def floor(at: datetime) -> UUID:

@@ -80,12 +80,13 @@ def attribute(
     they cannot be.
     """
     items = counting.complete(given)
-    events = [item for item in items if isinstance(item, Event)]
-    for event in events:
-        # What waits in quarantine must still know whom the header named.
-        event.organization = event.organization or default_slug
+    names: set[tuple[str | None, str | None]] = set()
+    for item in items:
+        if isinstance(item, Event):
+            # What waits in quarantine must still know whom the header named.
+            item.organization = item.organization or default_slug
+            names.add((item.organization, item.api_key_id))
     # A batch names few organizations and keys, so who they are is settled once for each.
-    names = {(event.organization, event.api_key_id) for event in events}
     slugs = {organization: _slug(organization) for organization, _ in names}
     organizations_by_slug = organizations.find_slugs({slug for slug in slugs.values() if slug is not None})
     key_ids = {shown: _read("key", shown) for _, shown in names if shown}
@@ -103,13 +104,29 @@ def attribute(
         pair = _pair(*known)
         settled[organization, shown] = _Who(slugs[organization], *known, members_by_pair.get(pair) if pair else None)
     outcomes: list[Outcome] = []
+    # What an event named says all but its story, so only the first that named it is looked at in full.
+    like: dict[tuple[str | None, str | None], tuple[Attributed, bytes, bytes | None]] = {}
     for place, item in enumerate(items):
         if isinstance(item, Rejection):
             outcomes.append(item)
             continue
-        who = settled[item.organization, item.api_key_id]
-        outcome = _attribute(place, item, who, limits=limits)
-        if isinstance(outcome, Rejection) and not single:
+        name = item.organization, item.api_key_id
+        same = like.get(name)
+        if same is not None:
+            first, own, key_id = same
+            outcomes.append(
+                Attributed(
+                    place, item, first.organization_id, first.payer_id, first.api_key_id, first.member_id,
+                    first.project_id, fingerprint(item, organization=own, key=key_id),
+                    _read("auth", item.authorization_id) if item.authorization_id else None, first.fallback_id,
+                )
+            )  # fmt: skip
+            continue
+        outcome = _attribute(place, item, settled[name], limits=limits)
+        if isinstance(outcome, Attributed):
+            key = outcome.api_key_id
+            like[name] = outcome, outcome.organization_id.bytes, None if key is None else key.bytes
+        elif isinstance(outcome, Rejection) and not single:
             outcome.error.param = f"events[{place}].{outcome.error.param}"
         outcomes.append(outcome)
     return outcomes

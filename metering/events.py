@@ -187,6 +187,9 @@ def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
     _bound(len(found), limits)
     cloud = media_type in (CLOUDEVENT, CLOUDEVENTS)
     suspect = _is_suspect(raw)
+    plain = None if cloud or suspect else _read_all(found, limits)
+    if plain is not None:
+        return Body(plain, single=single)
     return Body(
         [
             _read(item, place=place.format(index), limits=limits, cloud=cloud, suspect=suspect)
@@ -210,6 +213,35 @@ def _line(line: bytes, *, index: int, limits: Limits) -> Event | Uncounted | Rej
     except wire.Malformed as error:
         return Rejection(None, errors.InvalidJson(f"{place} is not valid JSON: {error}.", param=place))
     return _read(value, place=place, limits=limits, cloud=False, suspect=_is_suspect(line))
+
+
+def _read_all(found: list[Any], limits: Limits) -> list[Event] | None:
+    """What ``_read`` makes of each where none is refused and all are counted, as nearly always; else None.
+
+    At once, which takes half the time. Instants and costs in ``found`` may have been read afterwards.
+    """
+    instants: dict[int, datetime] = {}
+    try:
+        for value in found:
+            at = value["occurred_at"]
+            instant = instants.get(at) if type(at) is int else None
+            if instant is None:
+                instant = _instant(at)
+                if not limits.first <= instant <= limits.last:
+                    return None
+                if type(at) is int:
+                    instants[at] = instant
+            value["occurred_at"] = instant
+            if "input_tokens" not in value or "output_tokens" not in value or not INTERNAL.isdisjoint(value):
+                return None
+            if value.get("provider_cost_usd") is not None:
+                value["provider_cost_usd"] = _provider_cost(value["provider_cost_usd"])
+        events = msgspec.convert(found, list[Event])
+        for event in events:
+            _check_counts(event)
+    except (LookupError, TypeError, msgspec.ValidationError, errors.ApiError):
+        return None
+    return events
 
 
 def _read(value: Any, *, place: str, limits: Limits, cloud: bool, suspect: bool) -> Event | Uncounted | Rejection:
@@ -307,26 +339,33 @@ def _least(*parts: int, whole: str) -> int:
 
 
 def _check(event: Event, limits: Limits) -> None:
-    """What types cannot say: the acceptance window, parts within their wholes, sizes of maps."""
+    """What types cannot say. Raises an ``ApiError`` that names the field."""
     if event.occurred_at < limits.first:
         raise errors.OutOfRange(f"occurred_at lies more than {limits.age.days} days back.", param="occurred_at")
     if event.occurred_at > limits.last:
         raise errors.OutOfRange(
             f"occurred_at lies more than {int(limits.ahead.total_seconds())} seconds ahead.", param="occurred_at"
         )
-    if len(event.units) > PAIRS_MAX:
+    _check_counts(event)
+
+
+def _check_counts(event: Event) -> None:
+    """Parts lie within their wholes, and maps are small. Raises an ``ApiError`` that names the field."""
+    if event.units and len(event.units) > PAIRS_MAX:
         raise errors.OutOfRange(f"units holds at most {PAIRS_MAX} names.", param="units")
     if event.metadata and len(event.metadata) > PAIRS_MAX:
         raise errors.OutOfRange(f"metadata holds at most {PAIRS_MAX} pairs.", param="metadata")
     try:
-        rating.pools(event, reasoning_apart=True)
+        rating.split(event, reasoning_apart=True)
     except rating.Inconsistent as error:
         raise errors.InconsistentUsage(f"{error}.", param=error.param) from error
 
 
 def _instant(value: Any) -> datetime:
-    """An aware instant in UTC from Unix seconds or RFC 3339. Raises an ``ApiError``."""
+    """An aware instant in UTC from Unix seconds or RFC 3339; one that was read before. Raises an ``ApiError``."""
     try:
+        if type(value) is datetime:
+            return value
         if type(value) is int:
             return _second(value)
         if type(value) is Decimal:
@@ -345,6 +384,12 @@ def _instant(value: Any) -> datetime:
 def _second(value: int) -> datetime:
     """The instant of Unix seconds; a batch has few of them."""
     return _EPOCH + timedelta(seconds=value)
+
+
+@lru_cache(maxsize=4096)
+def _microseconds(at: datetime) -> int:
+    """Unix microseconds of an instant; a batch has few of them."""
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def _no_instant() -> errors.InvalidType:
@@ -385,8 +430,8 @@ def _from_cloudevent(value: dict[str, Any]) -> dict[str, Any]:
 
 def _is_suspect(raw: bytes) -> bool:
     """Whether a text in there may be one that ``_refuse_texts`` refuses; most bodies hold none."""
-    # A NUL can only come in through its escape.
-    return b"\\u0000" in raw or _KEYS_BEGIN in raw
+    # A NUL can only come in through its escape; a single byte is found ten times as fast.
+    return (b"\\" in raw and b"\\u0000" in raw) or _KEYS_BEGIN in raw
 
 
 def _refuse_texts(value: Any, path: str) -> None:
@@ -468,7 +513,7 @@ def fingerprint(event: Event, *, organization: bytes, key: bytes | None) -> byte
         output_told = event.estimated.get("output_tokens", output_told)
     units = sorted(event.units.items()) if event.units else []
     told = (
-        organization, key, event.model, (event.occurred_at - _EPOCH) // _MICROSECOND,
+        organization, key, event.model, _microseconds(event.occurred_at),
         input_told, event.cached_input_tokens, event.cache_write_tokens, event.cache_write_1h_tokens,
         output_told, event.reasoning_tokens, event.image_input_tokens, event.audio_input_tokens,
         event.cached_image_tokens, event.cached_audio_tokens, event.image_output_tokens, event.audio_output_tokens,

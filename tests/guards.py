@@ -980,7 +980,7 @@ def _() -> Disabled:
 
     def to_the_microdollar(*told: Any) -> Any:
         rated = rate(*told)
-        return rated._replace(cost_pico=(rated.cost_pico + 500_000) // 1_000_000 * 1_000_000)
+        return type(rated)((rated.cost_pico + 500_000) // 1_000_000 * 1_000_000, rated.terms)
 
     return patched("metering.rating.rate", to_the_microdollar)
 

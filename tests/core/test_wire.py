@@ -243,7 +243,7 @@ def test_every_struct_that_is_read_is_made_readable_when_it_is_imported() -> Non
     # What ``admissions.read`` is given, by those who call it.
     assert read == {
         ("billing.admissions", "kind"), ("billing.quotes", "Request"), ("metering.events", "Event"),
-        ("metering.quarantine", "Event"), ("metering.rating", "Window"),
+        ("metering.events", "list[Event]"), ("metering.quarantine", "Event"), ("metering.rating", "Window"),
     }  # fmt: skip
     assert {admissions.Request, quotes.Request, Event, rating.Window, authorizations.Request,
             authorizations.Question} <= wire.READABLE  # fmt: skip
