@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -22,8 +23,10 @@ from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry, sqlstate
 from metering import partitions, pricing, quarantine, rating, usage, verdicts
 from metering.attribution import Attributed, Orphan
 from metering.models import Quarantine, UsageClaim
+from metering.usage import Line
 from metering.verdicts import Status, Verdict
 from orgs import organizations
+from orgs.organizations import OrganizationFacts
 
 log = logging.getLogger(__name__)
 
@@ -32,32 +35,6 @@ Key = tuple[UUID | str, str]
 State = UsageClaim.State
 # The plain strings: an enum's member is looked up anew each time it is named.
 _RECORDED, _LOGGED, _QUARANTINED = (state.value for state in (State.RECORDED, State.LOGGED, State.QUARANTINED))
-
-
-class Line(msgspec.Struct, frozen=True, gc=False):
-    """One attributed event and what it will write if its claim succeeds; a thousand of them a batch.
-
-    ``unpriced`` says why it cannot be priced; such an event is quarantined.
-    """
-
-    item: Attributed
-    record_id: UUID
-    state: str
-    model: str
-    cost_pico: int
-    cost_usd: Decimal
-    price_id: UUID | None
-    rule_id: UUID | None
-    unpriced: str | None
-
-    @property
-    def claim(self) -> usage.Claim:
-        """The claim on the event id, with what the first answer says."""
-        item = self.item
-        return usage.Claim(
-            item.organization_id, item.event.event_id, self.state, self.record_id, self.cost_usd, item.fingerprint,
-            item.event.occurred_at,
-        )  # fmt: skip
 
 
 def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
@@ -234,12 +211,15 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
         if any(line.cost_pico for line in lines)
     }
     if charged:
-        usage.write((_charged(line, moves) for line in charged), at=at, reported_by=reported_by)
+        usage.write(
+            charged,
+            transfers={payer: move.id for payer, move in moves.items() if move.id},
+            at=at,
+            reported_by=reported_by,
+        )
         failpoints.reach("book.after_records")
     if failures:
-        usage.write_failures(
-            (usage.Failed(line.record_id, line.item, line.model) for line in failures), at=at, reported_by=reported_by
-        )
+        usage.write_failures(failures, at=at, reported_by=reported_by)
         failpoints.reach("book.after_failures")
     owners = {line.item.organization_id for line in charged} | {one.freed.organization_id for one in ended.values()}
     if owners:
@@ -322,41 +302,53 @@ def price(items: Iterable[Attributed], stamps: Iterator[UUID]) -> Iterator[Line]
     """What each event costs by the catalog in force when it happened. No query."""
     book = pricing.book()
     batch = list(items)
-    owners = organizations.find_ids({item.organization_id for item in batch}) if book.has_rules else {}
+    ruled = book.has_rules
+    owners = organizations.find_ids({item.organization_id for item in batch}) if ruled else {}
     # A batch is of few models and few seconds, so most of its events ask for an offer that was made before.
-    offers: dict[tuple[str, UUID | None, datetime], pricing.Offer | None] = {}
+    offers: dict[tuple[str, UUID | None, datetime], _Offered] = {}
     for item in batch:
         event = item.event
-        model = book.listing.find(event.model)
-        slug = model.slug if model else event.model
+        key = (event.model, item.organization_id if ruled else None, event.occurred_at)
+        offered = offers.get(key)
+        if offered is None:
+            offered = offers[key] = _offered(book, item, owners.get(item.organization_id))
+        slug, offer, price_id, rule_id = offered
         if not event.billed:
             yield Line(item, next(stamps), _LOGGED, slug, 0, money.ZERO, None, None, None)
             continue
-        owner = owners.get(item.organization_id)
-        key = (slug, item.organization_id if book.has_rules else None, event.occurred_at)
-        if model is None:
-            offer = None
-        elif key in offers:
-            offer = offers[key]
-        else:
-            offer = offers[key] = book.offer(
-                model,
-                organization_id=item.organization_id,
-                group=owner.price_group if owner else "",
-                at=event.occurred_at,
-            )
         pico, unpriced = 0, None
-        if not offer:
-            unpriced = f"no price of {slug} at {event.occurred_at}" if model else f"no model {slug}"
+        if offer is None:
+            known = book.listing.find(event.model)
+            unpriced = f"no price of {slug} at {event.occurred_at}" if known else f"no model {slug}"
         else:
             try:
                 pico = rating.rate(offer.card, event, event.occurred_at).cost_pico
             except rating.Unpriced as reason:
                 unpriced = str(reason)
         state = _RECORDED if unpriced is None else _QUARANTINED
-        price_id = offer.version.id if offer else None
-        rule_id = offer.rule.id if offer and offer.rule else None
         yield Line(item, next(stamps), state, slug, pico, money.from_pico(pico), price_id, rule_id, unpriced)
+
+
+class _Offered(NamedTuple):
+    """What a name in an event stands for at an instant: the model's own, and its offer."""
+
+    slug: str
+    offer: pricing.Offer | None
+    price_id: UUID | None = None
+    rule_id: UUID | None = None
+
+
+def _offered(book: pricing.Book, item: Attributed, owner: OrganizationFacts | None) -> _Offered:
+    """What an event's model stands for to its organization; ``owner`` matters only where there are rules."""
+    event = item.event
+    model = book.listing.find(event.model)
+    if model is None:
+        return _Offered(event.model, None)
+    group = owner.price_group if owner else ""
+    offer = book.offer(model, organization_id=item.organization_id, group=group, at=event.occurred_at)
+    if offer is None:
+        return _Offered(model.slug, None)
+    return _Offered(model.slug, offer, offer.version.id, offer.rule.id if offer.rule else None)
 
 
 def _created(line: Line) -> Verdict:
@@ -427,11 +419,3 @@ def _charge(payer: UUID, lines: Sequence[Line], transfer_id: UUID) -> ledger.Mov
             line.item.organization_id is not payer and line.item.organization_id != payer for line in lines
         ),
     )  # fmt: skip
-
-
-def _charged(line: Line, moves: Mapping[UUID, ledger.Move]) -> usage.Charged:
-    assert line.price_id is not None
-    move = moves[line.item.payer_id] if line.cost_pico else None
-    return usage.Charged(
-        line.record_id, line.item, line.model, line.cost_usd, line.price_id, line.rule_id, move.id if move else None
-    )

@@ -4,19 +4,22 @@ The writing verbs run inside the caller's transaction, which also moves the mone
 commits. Ids carry the database's clock at the start of that transaction (decisions 20).
 """
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from psycopg.types.json import Jsonb
 
-from core import ids, wire
-from core.bulk import copy_rows
+from core import ids, packed, wire
+from core.bulk import copy_packed, copy_rows
 from core.transactions import UNIQUE_VIOLATION, sqlstate
 from metering import partitions, rating
 from metering.attribution import Attributed
@@ -39,24 +42,30 @@ class Claim(NamedTuple):
     occurred_at: datetime
 
 
-class Charged(NamedTuple):
-    """An attributed event with its price: a usage record about to be written."""
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One attributed event and what it will write if its claim succeeds; a thousand of them a batch.
 
-    id: UUID
+    ``unpriced`` says why it cannot be priced; such an event is quarantined.
+    """
+
     item: Attributed
+    record_id: UUID
+    state: str
     model: str
+    cost_pico: int
     cost_usd: Decimal
-    price_id: UUID
+    price_id: UUID | None
     rule_id: UUID | None
-    transfer_id: UUID | None
+    unpriced: str | None
 
-
-class Failed(NamedTuple):
-    """An attributed event that failed without output: a row of the request log."""
-
-    id: UUID
-    item: Attributed
-    model: str
+    @property
+    def claim(self) -> Claim:
+        """The claim on the event id, with what the first answer says."""
+        item = self.item
+        return Claim(
+            item.organization_id, item.event.event_id, self.state, self.record_id, self.cost_usd, item.fingerprint,
+            item.event.occurred_at,
+        )  # fmt: skip
 
 
 def started_at() -> datetime:
@@ -92,7 +101,7 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
         with transaction.atomic():
             # One organization's claims stand in one part, where rows follow each other anyway; Citus has no other way.
             several = ordered[0].organization_id != ordered[-1].organization_id
-            copy_rows("usage_claim", CLAIM, ordered, in_order=several)
+            copy_packed("usage_claim", CLAIM, map(_packed_claim, ordered), in_order=several)
     except IntegrityError as error:
         if sqlstate(error) != UNIQUE_VIOLATION:
             raise
@@ -103,6 +112,15 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
         free = set(cursor.fetchall())
     # A statement of its own: it sees what the rival committed while we waited.
     return standing([key for one in ordered if (key := _claim_key(one)) not in free])
+
+
+def _packed_claim(one: Claim) -> bytes:
+    """A claim's row in the order of ``CLAIM``."""
+    organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at = one
+    return b"".join((
+        packed.identity(organization_id), packed.text(event_id), packed.label(state), packed.identity(record_id),
+        packed.numeric(cost_usd), packed.binary(fingerprint), packed.instant(occurred_at),
+    ))  # fmt: skip
 
 
 def _claim_key(one: Claim) -> tuple[UUID, str]:
@@ -177,23 +195,25 @@ def _claim_part(part: int) -> str:
     return f"usage_claim_{part:02}"
 
 
-# The columns of each table's COPY, with their types.
+# The columns of each table's COPY, with their types: first what one says about whose it is, then what
+# many events of a batch say alike, then what each says on its own.
 _SHARED = {
-    "organization_id": "uuid", "id": "uuid", "event_id": "text", "occurred_at": "timestamptz",
-    "recorded_at": "timestamptz", "api_key_id": "uuid", "member_id": "uuid", "project_id": "uuid",
-    "reported_by": "uuid", "end_user": "text", "source": "text", "model": "text", "routed_model": "text",
-    "provider": "text", "channel": "text", "attempts": "int2", "endpoint": "text", "stream": "bool",
-    "status": "int2", "finish_reason": "text", "outcome": "text", "ttft_ms": "int4", "latency_ms": "int4",
-    "request_id": "text", "provider_cost_usd": "numeric", "metadata": "jsonb", "input_tokens": "int4",
-    "output_tokens": "int4",
+    "organization_id": "uuid", "api_key_id": "uuid", "member_id": "uuid", "project_id": "uuid", "reported_by": "uuid",
+    "recorded_at": "timestamptz",
+    "source": "text", "model": "text", "routed_model": "text", "provider": "text", "channel": "text",
+    "attempts": "int2", "endpoint": "text", "stream": "bool", "status": "int2", "finish_reason": "text",
+    "outcome": "text",
+    "id": "uuid", "event_id": "text", "occurred_at": "timestamptz", "end_user": "text", "ttft_ms": "int4",
+    "latency_ms": "int4", "request_id": "text", "provider_cost_usd": "numeric", "metadata": "jsonb",
+    "input_tokens": "int4", "output_tokens": "int4",
 }  # fmt: skip
 RECORD = _SHARED | {
-    "payer_id": "uuid", "transfer_id": "uuid", "cached_input_tokens": "int4", "cache_write_tokens": "int4",
-    "cache_write_1h_tokens": "int4", "reasoning_tokens": "int4", "image_input_tokens": "int4",
-    "audio_input_tokens": "int4", "cached_image_tokens": "int4", "cached_audio_tokens": "int4",
-    "image_output_tokens": "int4", "audio_output_tokens": "int4", "units": "jsonb", "service_tier": "text",
-    "batch": "bool", "usage_source": "text", "cost_usd": "numeric", "price_id": "uuid", "rule_id": "uuid",
-    "authorization_id": "uuid",
+    "cached_input_tokens": "int4", "cache_write_tokens": "int4", "cache_write_1h_tokens": "int4",
+    "reasoning_tokens": "int4", "image_input_tokens": "int4", "audio_input_tokens": "int4",
+    "cached_image_tokens": "int4", "cached_audio_tokens": "int4", "image_output_tokens": "int4",
+    "audio_output_tokens": "int4", "units": "jsonb", "service_tier": "text", "batch": "bool", "usage_source": "text",
+    "cost_usd": "numeric", "price_id": "uuid", "rule_id": "uuid", "authorization_id": "uuid", "payer_id": "uuid",
+    "transfer_id": "uuid",
 }  # fmt: skip
 
 CLAIM = {
@@ -202,48 +222,90 @@ CLAIM = {
 }  # fmt: skip
 
 
-def write(records: Iterable[Charged], *, at: datetime, reported_by: UUID | None) -> None:
-    """Append usage records by binary ``COPY``."""
-    copy_rows("usage_record", RECORD, (record_row(record, at=at, reported_by=reported_by) for record in records))
+def write(lines: Iterable[Line], *, transfers: Mapping[UUID, UUID], at: datetime, reported_by: UUID | None) -> None:
+    """Append usage records by binary ``COPY``; ``transfers`` are the charges by payer, of what costs anything."""
+    copy_packed("usage_record", RECORD, _packed_records(lines, transfers=transfers, at=at, reported_by=reported_by))
 
 
-def write_failures(failures: Iterable[Failed], *, at: datetime, reported_by: UUID | None) -> None:
+def write_failures(lines: Iterable[Line], *, at: datetime, reported_by: UUID | None) -> None:
     """Append rows to the log of failed requests by binary ``COPY``."""
-    copy_rows(
-        "request_log",
-        _SHARED,
-        (_shared_row(failure.item, failure.id, failure.model, at=at, reported_by=reported_by) for failure in failures),
-    )
+    batch = packed.identity(reported_by) + packed.instant(at)
+    copy_packed("request_log", _SHARED, (b"".join(_shared(line, batch)) for line in lines))
 
 
-def _shared_row(
-    item: Attributed, record_id: UUID, model: str, *, at: datetime, reported_by: UUID | None
-) -> tuple[Any, ...]:
-    """Values in the order of ``_SHARED``."""
+@lru_cache(maxsize=4096)
+def _labels(
+    source: str, model: str, routed_model: str | None, provider: str | None, channel: str | None, attempts: int | None,
+    endpoint: str | None, stream: bool | None, status: int | None, finish_reason: str | None, outcome: str,
+) -> bytes:  # fmt: skip
+    """The fields that say how a request was served; a batch has few such sets."""
+    return b"".join((
+        packed.text(source), packed.text(model), packed.text(routed_model), packed.text(provider),
+        packed.text(channel), packed.small(attempts), packed.text(endpoint), packed.flag(stream),
+        packed.small(status), packed.text(finish_reason), packed.text(outcome),
+    ))  # fmt: skip
+
+
+def _shared(line: Line, batch: bytes) -> tuple[bytes, ...]:
+    """The fields of ``_SHARED`` in its order; ``batch`` holds those that are the batch's."""
+    item = line.item
     event = item.event
+    cost = event.provider_cost_usd
     return (
-        item.organization_id, record_id, event.event_id, event.occurred_at,
-        at, item.api_key_id, item.member_id, item.project_id,
-        reported_by, event.end_user, event.source, model, event.routed_model,
-        event.provider, event.channel, event.attempts, event.endpoint, event.stream,
-        event.status, event.finish_reason, event.outcome, event.ttft_ms, event.latency_ms,
-        event.request_id, event.provider_cost_usd, _json(event.metadata), event.input_tokens,
-        event.output_tokens,
+        packed.identity(item.organization_id),
+        packed.identity(item.api_key_id),
+        packed.identity(item.member_id),
+        packed.identity(item.project_id),
+        batch,
+        _labels(
+            event.source, line.model, event.routed_model, event.provider, event.channel, event.attempts,
+            event.endpoint, event.stream, event.status, event.finish_reason, event.outcome,
+        ),
+        packed.identity(line.record_id),
+        packed.text(event.event_id),
+        packed.instant(event.occurred_at),
+        packed.text(event.end_user),
+        packed.integer(event.ttft_ms),
+        packed.integer(event.latency_ms),
+        packed.text(event.request_id),
+        packed.NULL if cost is None else packed.numeric(cost),
+        packed.json(None if event.metadata is None else wire.encode(event.metadata)),
+        _TWO_COUNTS(4, event.input_tokens, 4, event.output_tokens),
     )  # fmt: skip
 
 
-def record_row(record: Charged, *, at: datetime, reported_by: UUID | None) -> tuple[Any, ...]:
-    """Values of a usage record in the order of its ``COPY``."""
-    item, event = record.item, record.item.event
-    return (
-        *_shared_row(item, record.id, record.model, at=at, reported_by=reported_by),
-        item.payer_id, record.transfer_id, event.cached_input_tokens, event.cache_write_tokens,
-        event.cache_write_1h_tokens, event.reasoning_tokens, event.image_input_tokens,
-        event.audio_input_tokens, event.cached_image_tokens, event.cached_audio_tokens,
-        event.image_output_tokens, event.audio_output_tokens, _json(event.units or None), event.service_tier,
-        event.batch, event.usage_source, record.cost_usd, record.price_id, record.rule_id,
-        item.authorization_id,
-    )  # fmt: skip
+# Counts with their lengths before them.
+_TWO_COUNTS = struct.Struct("!4i").pack
+_TEN_COUNTS = struct.Struct("!20i").pack
+
+
+def _packed_records(
+    lines: Iterable[Line], *, transfers: Mapping[UUID, UUID], at: datetime, reported_by: UUID | None
+) -> Iterator[bytes]:
+    """Rows of usage records in the order of ``RECORD``."""
+    batch = packed.identity(reported_by) + packed.instant(at)
+    paid = {payer: packed.identity(payer) + packed.identity(transfer) for payer, transfer in transfers.items()}
+    for line in lines:
+        item = line.item
+        event = item.event
+        yield b"".join((
+            *_shared(line, batch),
+            _TEN_COUNTS(
+                4, event.cached_input_tokens, 4, event.cache_write_tokens, 4, event.cache_write_1h_tokens,
+                4, event.reasoning_tokens, 4, event.image_input_tokens, 4, event.audio_input_tokens,
+                4, event.cached_image_tokens, 4, event.cached_audio_tokens, 4, event.image_output_tokens,
+                4, event.audio_output_tokens,
+            ),
+            packed.json(wire.encode(event.units) if event.units else None),
+            packed.label(event.service_tier),
+            packed.TRUE if event.batch else packed.FALSE,
+            packed.label(event.usage_source),
+            packed.numeric(line.cost_usd),
+            packed.identity(line.price_id),
+            packed.identity(line.rule_id),
+            packed.identity(item.authorization_id),
+            paid[item.payer_id] if line.cost_pico else packed.identity(item.payer_id) + packed.NULL,
+        ))  # fmt: skip
 
 
 def _json(value: object) -> Jsonb | None:

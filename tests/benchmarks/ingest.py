@@ -40,7 +40,7 @@ Rows = list[tuple[object, ...]]
 def _rows(stage: Stage, count: int) -> list[tuple[Rows, Rows]]:
     """For each batch, the rows of its records and of its claims."""
     from core import ids, money
-    from metering import attribution, catalog, events, rating, usage
+    from metering import catalog, events, rating, usage
     from orgs import organizations
     from tests.benchmarks.stage import event
 
@@ -65,16 +65,17 @@ def _rows(stage: Stage, count: int) -> list[tuple[Rows, Rows]]:
             assert isinstance(read, events.Event)
             owner = facts[slug].id
             story = events.fingerprint(read, organization=owner.bytes, key=None)
-            item = attribution.Attributed(place, read, owner, owner, None, None, None, story)
             cost = rating.rate(price.card, read, read.occurred_at).cost_pico
             record_id = next(stamps)
-            charged = usage.Charged(
-                record_id, item, "deepseek-chat", money.from_pico(cost), price.id, None, uuid.uuid4()
-            )
-            records.append(usage.record_row(charged, at=at, reported_by=None))
-            claims.append((
-                owner, read.event_id, "recorded", record_id, charged.cost_usd, story, read.occurred_at,
-            ))  # fmt: skip
+            cost_usd = money.from_pico(cost)
+            told = {name: getattr(read, name) for name in usage.RECORD if name in events.Event.__struct_fields__}
+            told.update(
+                organization_id=owner, id=record_id, recorded_at=at, model="deepseek-chat", units=None,
+                usage_source=read.usage_source, cost_usd=cost_usd, price_id=price.id, payer_id=owner,
+                transfer_id=uuid.uuid4(), api_key_id=None, authorization_id=None,
+            )  # fmt: skip
+            records.append(tuple(told.get(name) for name in usage.RECORD))
+            claims.append((owner, read.event_id, "recorded", record_id, cost_usd, story, read.occurred_at))
         made.append((records, claims))
     return made
 

@@ -1,0 +1,87 @@
+"""Fields of a row as PostgreSQL's binary ``COPY`` takes them: four bytes of length, then the value.
+
+The driver can do this too, field by field and row by row; a batch whose rows are joined from ready
+pieces takes a fraction of that. Who packs says the column's type by the function called: PostgreSQL
+converts nothing here. Formats are those of the types' receive functions.
+"""
+
+import struct
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from uuid import UUID
+
+import psycopg
+from psycopg.adapt import PyFormat
+
+NULL = b"\xff\xff\xff\xff"
+TRUE, FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
+
+_SMALL = struct.Struct("!ih").pack
+_INTEGER = struct.Struct("!ii").pack
+_LONG = struct.Struct("!iq").pack
+_LENGTH = struct.Struct("!i").pack
+_ID_LENGTH = _LENGTH(16)
+_number = psycopg.adapters.get_dumper(Decimal, PyFormat.BINARY)(Decimal).dump
+# Timestamps count microseconds from here (PostgreSQL, src/include/datatype/timestamp.h).
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def text(value: str | None) -> bytes:
+    """A field of text."""
+    if value is None:
+        return NULL
+    told = value.encode()
+    return _LENGTH(len(told)) + told
+
+
+def binary(value: bytes) -> bytes:
+    """A field of bytea; of any type, from the bytes that it is sent as."""
+    return _LENGTH(len(value)) + value
+
+
+def json(value: bytes | None) -> bytes:
+    """A field of jsonb, from JSON text."""
+    # Its own version stands first (PostgreSQL, jsonb_recv).
+    return NULL if value is None else _LENGTH(len(value) + 1) + b"\1" + value
+
+
+def identity(value: UUID | None) -> bytes:
+    """A field of uuid."""
+    return NULL if value is None else _ID_LENGTH + value.int.to_bytes(16, "big")
+
+
+def flag(value: bool | None) -> bytes:
+    """A field of bool."""
+    return NULL if value is None else TRUE if value else FALSE
+
+
+def small(value: int | None) -> bytes:
+    """A field of int2."""
+    return NULL if value is None else _SMALL(2, value)
+
+
+def integer(value: int | None) -> bytes:
+    """A field of int4."""
+    return NULL if value is None else _INTEGER(4, value)
+
+
+@lru_cache(maxsize=4096)
+def label(value: str | None) -> bytes:
+    """A field of text that many rows have alike."""
+    return text(value)
+
+
+@lru_cache(maxsize=4096)
+def instant(at: datetime) -> bytes:
+    """A field of timestamptz; many rows have the same."""
+    return _LONG(8, (at - _EPOCH) // _MICROSECOND)
+
+
+@lru_cache(maxsize=4096)
+def numeric(amount: Decimal) -> bytes:
+    """A field of numeric, as the driver packs it; a cost is written twice."""
+    told = _number(amount)
+    assert told is not None
+    return binary(bytes(told))
