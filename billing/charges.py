@@ -35,6 +35,7 @@ Key = tuple[UUID | str, str]
 State = UsageClaim.State
 # The plain strings: an enum's member is looked up anew each time it is named.
 _RECORDED, _LOGGED, _QUARANTINED = (state.value for state in (State.RECORDED, State.LOGGED, State.QUARANTINED))
+_CREATED = Status.CREATED
 
 
 def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
@@ -148,7 +149,8 @@ def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verd
         return given
 
     # Waiting once more for one organization's wallet would keep all the others waiting with it.
-    alone = len({item.organization_id for item in items}) == 1
+    owner = items[0].organization_id
+    alone = all(item.organization_id is owner or item.organization_id == owner for item in items)
     passing = RETRYABLE if alone else RETRYABLE - {LOCK_NOT_AVAILABLE}
     try:
         return retry(attempt, passing=passing)
@@ -202,28 +204,28 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
     ended = _end_holds(won)
     failpoints.reach("book.after_holds")
     charged = _paid(charged, ended, at=at)
-    by_payer: dict[UUID, list[Line]] = {}
+    # By the id's number, which is hashed ten times as fast as the id.
+    by_payer: dict[int, list[Line]] = {}
     for line in charged:
-        by_payer.setdefault(line.item.payer_id, []).append(line)
-    moves = {
-        payer: _charge(payer, lines, next(stamps))
-        for payer, lines in by_payer.items()
-        if any(line.cost_pico for line in lines)
-    }
-    if charged:
-        usage.write(
-            charged,
-            transfers={payer: move.id for payer, move in moves.items() if move.id},
-            at=at,
-            reported_by=reported_by,
-        )
+        by_payer.setdefault(line.item.payer_id.int, []).append(line)
+    charges = []
+    moves = []
+    for lines in by_payer.values():
+        payer = lines[0].item.payer_id
+        move = _charge(payer, lines, next(stamps)) if any(line.cost_pico for line in lines) else None
+        charges.append(usage.Charge(payer, move and move.id, lines))
+        if move is not None:
+            moves.append(move)
+    if charges:
+        usage.write(charges, at=at, reported_by=reported_by)
         failpoints.reach("book.after_records")
     if failures:
         usage.write_failures(failures, at=at, reported_by=reported_by)
         failpoints.reach("book.after_failures")
-    owners = {line.item.organization_id for line in charged} | {one.freed.organization_id for one in ended.values()}
+    owners = {line.item.organization_id.int: line.item.organization_id for line in charged}
+    owners |= {one.freed.organization_id.int: one.freed.organization_id for one in ended.values()}
     if owners:
-        locked = ledger.post(list(moves.values()), at=at, released=holds.reserved(ended.values()), also=owners)
+        locked = ledger.post(moves, at=at, released=holds.reserved(ended.values()), also=owners.values())
         failpoints.reach("book.after_ledger")
         if ended:
             budgets.free(one.freed for one in ended.values())
@@ -356,7 +358,7 @@ def _created(line: Line) -> Verdict:
     event_id = line.item.event.event_id
     if line.unpriced is not None:
         return Verdict(event_id, Status.QUARANTINED)
-    return Verdict(event_id, Status.CREATED, line.record_id if line.state == _RECORDED else None, line.cost_usd)
+    return Verdict(event_id, _CREATED, line.record_id if line.state == _RECORDED else None, line.cost_usd)
 
 
 def _verdict(claim: usage.Claim, status: Status) -> Verdict:

@@ -41,15 +41,20 @@ def binary(value: bytes) -> bytes:
     return _LENGTH(len(value)) + value
 
 
-def json(value: bytes | None) -> bytes:
+def json(value: bytes) -> bytes:
     """A field of jsonb, from JSON text."""
     # Its own version stands first (PostgreSQL, jsonb_recv).
-    return NULL if value is None else _LENGTH(len(value) + 1) + b"\1" + value
+    return _LENGTH(len(value) + 1) + b"\1" + value
 
 
-def identity(value: UUID | None) -> bytes:
+def identity(value: UUID) -> bytes:
     """A field of uuid."""
-    return NULL if value is None else _ID_LENGTH + value.int.to_bytes(16, "big")
+    return _ID_LENGTH + value.int.to_bytes(16, "big")
+
+
+def optional(value: UUID | None) -> bytes:
+    """A field of uuid that may be NULL."""
+    return NULL if value is None else identity(value)
 
 
 def flag(value: bool | None) -> bytes:

@@ -5,7 +5,7 @@ commits. Ids carry the database's clock at the start of that transaction (decisi
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -101,7 +101,7 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
         with transaction.atomic():
             # One organization's claims stand in one part, where rows follow each other anyway; Citus has no other way.
             several = ordered[0].organization_id != ordered[-1].organization_id
-            copy_packed("usage_claim", CLAIM, map(_packed_claim, ordered), in_order=several)
+            copy_packed("usage_claim", CLAIM, _packed_claims(ordered), in_order=several)
     except IntegrityError as error:
         if sqlstate(error) != UNIQUE_VIOLATION:
             raise
@@ -114,13 +114,16 @@ def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
     return standing([key for one in ordered if (key := _claim_key(one)) not in free])
 
 
-def _packed_claim(one: Claim) -> bytes:
-    """A claim's row in the order of ``CLAIM``."""
-    organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at = one
-    return b"".join((
-        packed.identity(organization_id), packed.text(event_id), packed.label(state), packed.identity(record_id),
-        packed.numeric(cost_usd), packed.binary(fingerprint), packed.instant(occurred_at),
-    ))  # fmt: skip
+def _packed_claims(ordered: Iterable[Claim]) -> Iterator[bytes]:
+    """Rows in the order of ``CLAIM``, of claims that come organization by organization."""
+    owner, packed_owner = None, b""
+    for organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at in ordered:
+        if organization_id is not owner:
+            owner, packed_owner = organization_id, packed.identity(organization_id)
+        yield b"".join((
+            packed_owner, packed.text(event_id), packed.label(state), packed.identity(record_id),
+            packed.numeric(cost_usd), packed.binary(fingerprint), packed.instant(occurred_at),
+        ))  # fmt: skip
 
 
 def _claim_key(one: Claim) -> tuple[UUID, str]:
@@ -195,16 +198,15 @@ def _claim_part(part: int) -> str:
     return f"usage_claim_{part:02}"
 
 
-# The columns of each table's COPY, with their types: first what one says about whose it is, then what
-# many events of a batch say alike, then what each says on its own.
+# The columns of each table's COPY, with their types: whose it is, how it was served, and what it says alone.
 _SHARED = {
-    "organization_id": "uuid", "api_key_id": "uuid", "member_id": "uuid", "project_id": "uuid", "reported_by": "uuid",
-    "recorded_at": "timestamptz",
+    "recorded_at": "timestamptz", "reported_by": "uuid", "organization_id": "uuid", "api_key_id": "uuid",
+    "member_id": "uuid", "project_id": "uuid",
     "source": "text", "model": "text", "routed_model": "text", "provider": "text", "channel": "text",
     "attempts": "int2", "endpoint": "text", "stream": "bool", "status": "int2", "finish_reason": "text",
     "outcome": "text",
-    "id": "uuid", "event_id": "text", "occurred_at": "timestamptz", "end_user": "text", "ttft_ms": "int4",
-    "latency_ms": "int4", "request_id": "text", "provider_cost_usd": "numeric", "metadata": "jsonb",
+    "id": "uuid", "event_id": "text", "occurred_at": "timestamptz", "end_user": "text", "request_id": "text",
+    "ttft_ms": "int4", "latency_ms": "int4", "provider_cost_usd": "numeric", "metadata": "jsonb",
     "input_tokens": "int4", "output_tokens": "int4",
 }  # fmt: skip
 RECORD = _SHARED | {
@@ -222,23 +224,75 @@ CLAIM = {
 }  # fmt: skip
 
 
-def write(lines: Iterable[Line], *, transfers: Mapping[UUID, UUID], at: datetime, reported_by: UUID | None) -> None:
-    """Append usage records by binary ``COPY``; ``transfers`` are the charges by payer, of what costs anything."""
-    copy_packed("usage_record", RECORD, _packed_records(lines, transfers=transfers, at=at, reported_by=reported_by))
+class Charge(NamedTuple):
+    """Lines that one transfer pays for; no transfer where nothing costs anything."""
+
+    payer_id: UUID
+    transfer_id: UUID | None
+    lines: Sequence[Line]
+
+
+def write(charges: Iterable[Charge], *, at: datetime, reported_by: UUID | None) -> None:
+    """Append usage records by binary ``COPY``, payer by payer."""
+    copy_packed("usage_record", RECORD, _packed_records(charges, at=at, reported_by=reported_by))
 
 
 def write_failures(lines: Iterable[Line], *, at: datetime, reported_by: UUID | None) -> None:
     """Append rows to the log of failed requests by binary ``COPY``."""
-    batch = packed.identity(reported_by) + packed.instant(at)
-    copy_packed("request_log", _SHARED, (b"".join(_shared(line, batch)) for line in lines))
+    batch = packed.instant(at) + packed.optional(reported_by)
+    copy_packed("request_log", _SHARED, (_packed_request(line, batch + _whose(line.item)) for line in lines))
+
+
+def _packed_records(charges: Iterable[Charge], *, at: datetime, reported_by: UUID | None) -> Iterator[bytes]:
+    """Rows in the order of ``RECORD``."""
+    batch = packed.instant(at) + packed.optional(reported_by)
+    for payer_id, transfer_id, lines in charges:
+        free = packed.identity(payer_id) + packed.NULL
+        paid = packed.identity(payer_id) + packed.optional(transfer_id)
+        # Lines of one payer are mostly of one key, so most of what says whose they are is packed once.
+        last, whose = None, b""
+        for line in lines:
+            item = line.item
+            event = item.event
+            owner = item[_OWNER]
+            if owner != last:
+                last, whose = owner, batch + _whose(item)
+            yield b"".join((
+                _packed_request(line, whose),
+                _TEN_COUNTS(
+                    4, event.cached_input_tokens, 4, event.cache_write_tokens, 4, event.cache_write_1h_tokens,
+                    4, event.reasoning_tokens, 4, event.image_input_tokens, 4, event.audio_input_tokens,
+                    4, event.cached_image_tokens, 4, event.cached_audio_tokens, 4, event.image_output_tokens,
+                    4, event.audio_output_tokens,
+                ),
+                packed.json(wire.encode(event.units)) if event.units else packed.NULL,
+                _kind(event.service_tier, event.batch, event.usage_source),
+                packed.numeric(line.cost_usd),
+                packed.optional(line.price_id),
+                packed.NULL if line.rule_id is None else packed.identity(line.rule_id),
+                packed.NULL if item.authorization_id is None else packed.identity(item.authorization_id),
+                paid if line.cost_pico else free,
+            ))  # fmt: skip
+
+
+# What of an attributed event ``_whose`` packs.
+_OWNER = slice(Attributed._fields.index("organization_id"), Attributed._fields.index("project_id") + 1)
+
+
+def _whose(item: Attributed) -> bytes:
+    """The fields that say whose an event is."""
+    return b"".join((
+        packed.identity(item.organization_id), packed.optional(item.api_key_id), packed.optional(item.member_id),
+        packed.optional(item.project_id),
+    ))  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
-def _labels(
+def _served(
     source: str, model: str, routed_model: str | None, provider: str | None, channel: str | None, attempts: int | None,
     endpoint: str | None, stream: bool | None, status: int | None, finish_reason: str | None, outcome: str,
 ) -> bytes:  # fmt: skip
-    """The fields that say how a request was served; a batch has few such sets."""
+    """The fields that say how a request was served; many events have the same."""
     return b"".join((
         packed.text(source), packed.text(model), packed.text(routed_model), packed.text(provider),
         packed.text(channel), packed.small(attempts), packed.text(endpoint), packed.flag(stream),
@@ -246,32 +300,10 @@ def _labels(
     ))  # fmt: skip
 
 
-def _shared(line: Line, batch: bytes) -> tuple[bytes, ...]:
-    """The fields of ``_SHARED`` in its order; ``batch`` holds those that are the batch's."""
-    item = line.item
-    event = item.event
-    cost = event.provider_cost_usd
-    return (
-        packed.identity(item.organization_id),
-        packed.identity(item.api_key_id),
-        packed.identity(item.member_id),
-        packed.identity(item.project_id),
-        batch,
-        _labels(
-            event.source, line.model, event.routed_model, event.provider, event.channel, event.attempts,
-            event.endpoint, event.stream, event.status, event.finish_reason, event.outcome,
-        ),
-        packed.identity(line.record_id),
-        packed.text(event.event_id),
-        packed.instant(event.occurred_at),
-        packed.text(event.end_user),
-        packed.integer(event.ttft_ms),
-        packed.integer(event.latency_ms),
-        packed.text(event.request_id),
-        packed.NULL if cost is None else packed.numeric(cost),
-        packed.json(None if event.metadata is None else wire.encode(event.metadata)),
-        _TWO_COUNTS(4, event.input_tokens, 4, event.output_tokens),
-    )  # fmt: skip
+@lru_cache(maxsize=4096)
+def _kind(service_tier: str | None, batch: bool, usage_source: str) -> bytes:
+    """The fields that say what kind of usage it was; many events have the same."""
+    return packed.text(service_tier) + packed.flag(batch) + packed.text(usage_source)
 
 
 # Counts with their lengths before them.
@@ -279,33 +311,27 @@ _TWO_COUNTS = struct.Struct("!4i").pack
 _TEN_COUNTS = struct.Struct("!20i").pack
 
 
-def _packed_records(
-    lines: Iterable[Line], *, transfers: Mapping[UUID, UUID], at: datetime, reported_by: UUID | None
-) -> Iterator[bytes]:
-    """Rows of usage records in the order of ``RECORD``."""
-    batch = packed.identity(reported_by) + packed.instant(at)
-    paid = {payer: packed.identity(payer) + packed.identity(transfer) for payer, transfer in transfers.items()}
-    for line in lines:
-        item = line.item
-        event = item.event
-        yield b"".join((
-            *_shared(line, batch),
-            _TEN_COUNTS(
-                4, event.cached_input_tokens, 4, event.cache_write_tokens, 4, event.cache_write_1h_tokens,
-                4, event.reasoning_tokens, 4, event.image_input_tokens, 4, event.audio_input_tokens,
-                4, event.cached_image_tokens, 4, event.cached_audio_tokens, 4, event.image_output_tokens,
-                4, event.audio_output_tokens,
-            ),
-            packed.json(wire.encode(event.units) if event.units else None),
-            packed.label(event.service_tier),
-            packed.TRUE if event.batch else packed.FALSE,
-            packed.label(event.usage_source),
-            packed.numeric(line.cost_usd),
-            packed.identity(line.price_id),
-            packed.identity(line.rule_id),
-            packed.identity(item.authorization_id),
-            paid[item.payer_id] if line.cost_pico else packed.identity(item.payer_id) + packed.NULL,
-        ))  # fmt: skip
+def _packed_request(line: Line, whose: bytes) -> bytes:
+    """The fields of ``_SHARED`` in its order; ``whose`` are the first six."""
+    event = line.item.event
+    cost = event.provider_cost_usd
+    return b"".join((
+        whose,
+        _served(
+            event.source, line.model, event.routed_model, event.provider, event.channel, event.attempts,
+            event.endpoint, event.stream, event.status, event.finish_reason, event.outcome,
+        ),
+        packed.identity(line.record_id),
+        packed.text(event.event_id),
+        packed.instant(event.occurred_at),
+        packed.NULL if event.end_user is None else packed.text(event.end_user),
+        packed.NULL if event.request_id is None else packed.text(event.request_id),
+        packed.integer(event.ttft_ms),
+        packed.integer(event.latency_ms),
+        packed.NULL if cost is None else packed.numeric(cost),
+        packed.NULL if event.metadata is None else packed.json(wire.encode(event.metadata)),
+        _TWO_COUNTS(4, event.input_tokens, 4, event.output_tokens),
+    ))  # fmt: skip
 
 
 def _json(value: object) -> Jsonb | None:
