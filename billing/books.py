@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from core import money
 
 WALLET = "wallet"
@@ -38,7 +40,7 @@ class Lot(NamedTuple):
     models: frozenset[str] = frozenset()
 
 
-class Need(NamedTuple):
+class Need(msgspec.Struct, frozen=True, gc=False):
     """What one record costs; ``record_id`` is empty for money that leaves for another reason."""
 
     amount: Decimal

@@ -27,6 +27,7 @@ from ops import outbox
 
 Level = Wallet.Level
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _UNIT_SEPARATOR = "\x1f"
 
 
@@ -139,11 +140,24 @@ def post(
     failpoints.reach("ledger.after_lock")
     fresh = _unposted(moves)
     entry = _Entry(at, locked, opened)
-    for organization_id in locked:
-        entry.settle_due(organization_id)
+    entry.settle_all_due()
     for move in fresh:
         entry.make(move)
     return entry.write(freed)
+
+
+class _Page:
+    """One wallet's books while a posting is worked out: as they were found, and as they are by now."""
+
+    __slots__ = ("head", "opened", "standing", "waiting", "wallet")
+
+    def __init__(self, wallet: Locked, opened: Open) -> None:
+        self.wallet = wallet
+        self.opened = opened
+        self.waiting = list(opened.waiting)
+        posted, overdraft, spent, seq, _ = wallet.standing
+        self.standing = Standing(posted, overdraft, spent, seq, opened.lots)
+        self.head = wallet.head
 
 
 class _Entry:
@@ -152,53 +166,50 @@ class _Entry:
     def __init__(self, at: datetime, locked: Mapping[UUID, Locked], opened: Mapping[UUID, Open]) -> None:
         self._at = at
         self._stamps = ids.run(at=at)
-        self._locked = locked
-        self._opened = {organization: opened.get(organization, Open()) for organization in locked}
-        self._waiting = {organization: list(self._opened[organization].waiting) for organization in locked}
-        self._standings = {
-            organization: wallet.standing._replace(lots=self._opened[organization].lots)
-            for organization, wallet in locked.items()
+        self._pages = {
+            organization: _Page(wallet, opened.get(organization, _NOTHING)) for organization, wallet in locked.items()
         }
-        self._heads = {organization: wallet.head for organization, wallet in locked.items()}
         self._rows: list[tuple[Any, ...]] = []
         self._uses: list[tuple[UUID, UUID, UUID, books.Use]] = []
         self._new: dict[tuple[UUID, UUID], tuple[Given, UUID | None]] = {}
         self._begun: dict[tuple[UUID, UUID], UUID] = {}
 
-    def settle_due(self, organization_id: UUID) -> None:
+    def settle_all_due(self) -> None:
         """Begin the grants whose time has come, and end those whose time is over."""
-        wallet = self._locked[organization_id]
-        if wallet.next_change is None or wallet.next_change > wallet.now:
-            return
-        for grant in list(self._waiting[organization_id]):
-            if grant.effective_at <= wallet.now:
-                self._waiting[organization_id].remove(grant)
-                self._begun[organization_id, grant.id] = self._begin(grant, transfer_id=None)
-        steps = books.expire(self._standings[organization_id], at=wallet.now)
-        for step in steps:
-            self._end(organization_id, step)
+        for organization_id, page in self._pages.items():
+            wallet = page.wallet
+            if wallet.next_change is not None and wallet.next_change <= wallet.now:
+                self._settle_due(organization_id, page)
+
+    def _settle_due(self, organization_id: UUID, page: _Page) -> None:
+        now = page.wallet.now
+        for grant in list(page.waiting):
+            if grant.effective_at <= now:
+                page.waiting.remove(grant)
+                self._begun[organization_id, grant.id] = self._begin(page, grant, transfer_id=None)
+        for step in books.expire(page.standing, at=now):
+            self._end(page, organization_id, step)
 
     def make(self, move: Move) -> None:
         """Work one move out."""
-        organization_id = move.organization_id
-        standing = self._standings[organization_id]
+        page = self._pages[move.organization_id]
         if move.given is not None:
-            key = organization_id, move.given.id
-            if move.given.effective_at > self._locked[organization_id].now:
-                self._waiting[organization_id].append(move.given)
+            key = move.organization_id, move.given.id
+            if move.given.effective_at > page.wallet.now:
+                page.waiting.append(move.given)
                 self._new[key] = move.given, None
             else:
-                self._new[key] = move.given, self._begin(move.given, transfer_id=move.id, kind=move.kind)
+                self._new[key] = move.given, self._begin(page, move.given, transfer_id=move.id, kind=move.kind)
             return
         if move.debit == Account.WALLET:
-            steps = self._spend(standing, move)
+            steps = self._spend(page.standing, move)
         elif move.back:
-            steps = books.give_back(standing, self._returns(move), kind=move.kind, at=self._locked[organization_id].now)
+            steps = books.give_back(page.standing, self._returns(page, move), kind=move.kind, at=page.wallet.now)
         else:
-            if move.amount_usd > standing.overdraft:
-                raise NotEnough(standing.overdraft)
-            steps = books.forgive(standing, move.amount_usd, kind=move.kind, source=move.debit)
-        self._take(move, steps)
+            if move.amount_usd > page.standing.overdraft:
+                raise NotEnough(page.standing.overdraft)
+            steps = books.forgive(page.standing, move.amount_usd, kind=move.kind, source=move.debit)
+        self._take(page, move, steps)
 
     def _spend(self, standing: Standing, move: Move) -> list[Step]:
         if move.only is not None:
@@ -208,10 +219,10 @@ class _Entry:
         needs = move.needs or (Need(move.amount_usd),)
         return books.spend(standing, needs, kind=move.kind, to=move.credit, only=move.only, by_record=move.by_record)
 
-    def _returns(self, move: Move) -> list[Return]:
+    def _returns(self, page: _Page, move: Move) -> list[Return]:
         """The lots that a move gives back to, as they stand now."""
         organization_id = move.organization_id
-        standing = {lot.id: lot for lot in self._standings[organization_id].lots}
+        standing = {lot.id: lot for lot in page.standing.lots}
         named = {one.grant_id for one in move.back if one.grant_id is not None}
         closed = lots.find(organization_id, named - standing.keys()) if named - standing.keys() else {}
         # What still stands in the row of one that has just ended is on its way to breakage.
@@ -230,48 +241,47 @@ class _Entry:
             returns.append(Return(given.lot._replace(remaining=money.ZERO), loose))
         return returns
 
-    def _begin(self, grant: Given, *, transfer_id: UUID | None, kind: str = TransferKind.GRANT) -> UUID:
+    def _begin(self, page: _Page, grant: Given, *, transfer_id: UUID | None, kind: str = TransferKind.GRANT) -> UUID:
         """Post a grant; the id of its transfer."""
         organization_id = grant.organization_id
-        now = self._locked[organization_id].now
-        steps = books.receive(self._standings[organization_id], grant.lot, kind=kind, source=grant.source, at=now)
+        steps = books.receive(page.standing, grant.lot, kind=kind, source=grant.source, at=page.wallet.now)
         own = transfer_id or next(self._stamps)
         for step in steps:
             if step.kind == TransferKind.EXPIRY:
-                self._end(organization_id, step)
+                self._end(page, organization_id, step)
                 continue
             made = own if step.kind == kind else next(self._stamps)
-            self._append(organization_id, step, made, grant.reference, grant.actor, grant.reason)
+            self._append(page, organization_id, step, made, grant.reference, grant.actor, grant.reason)
         return own
 
-    def _end(self, organization_id: UUID, step: Step) -> None:
+    def _end(self, page: _Page, organization_id: UUID, step: Step) -> None:
         """Post that a grant is over; it ends once, whatever may be given back to it later."""
-        self._append(organization_id, step, next(self._stamps), f"end:{step.uses[0].lot_id}", "", "")
+        self._append(page, organization_id, step, next(self._stamps), f"end:{step.uses[0].lot_id}", "", "")
 
-    def _take(self, move: Move, steps: Sequence[Step]) -> None:
+    def _take(self, page: _Page, move: Move, steps: Sequence[Step]) -> None:
         cause = move.reference or f"transfer:{move.id}"
         for step in steps:
             # The move's own transfer carries the id that others refer to; draw, repayment and expiry get theirs.
             own = step.kind == move.kind
             reference = f"{cause}/{step.uses[0].lot_id}" if step.kind == TransferKind.EXPIRY else cause
             made = move.id if own and move.id else next(self._stamps)
-            self._append(move.organization_id, step, made, reference, move.actor, move.reason)
+            self._append(page, move.organization_id, step, made, reference, move.actor, move.reason)
 
     def _append(
-        self, organization_id: UUID, step: Step, transfer_id: UUID, reference: str, actor: str, reason: str
+        self, page: _Page, organization_id: UUID, step: Step, transfer_id: UUID, reference: str, actor: str, reason: str
     ) -> None:
+        kind, debit, credit, amount, after, uses = step
         row = (
-            transfer_id, organization_id, str(step.kind), str(step.debit), str(step.credit), step.amount, reference,
-            step.after.seq, step.after.balance, actor, reason, self._at,
+            transfer_id, organization_id, str(kind), str(debit), str(credit), amount, reference, after.seq,
+            after.balance, actor, reason, self._at,
         )  # fmt: skip
-        digest = link(self._heads[organization_id], row)
-        self._heads[organization_id] = digest
-        self._rows.append((*row, digest))
-        for use in step.uses:
+        page.head = link(page.head, row)
+        page.standing = after
+        self._rows.append((*row, page.head))
+        for use in uses:
             # A grant made by this posting begins with what was given, so only what left it again is traced.
             if use.amount > 0 or (organization_id, use.lot_id) not in self._new:
                 self._uses.append((organization_id, next(self._stamps), transfer_id, use))
-        self._standings[organization_id] = step.after
 
     def write(self, released: Mapping[UUID, Decimal]) -> dict[UUID, Locked]:
         """Write transfers, grants, uses and wallets in one message; the wallets as this posting leaves them."""
@@ -283,62 +293,66 @@ class _Entry:
                 ),
                 at=self._at,
             )
-        after = {organization: self._after(organization, released) for organization in self._locked}
-        changed = {key: left for key, left in self._changes() if key not in self._new}
+        after = {}
+        stored = {}
+        for organization, page in self._pages.items():
+            freed = released.get(organization) if released else None
+            wallet = after[organization] = _left_by(page, money.ZERO if freed is None else freed)
+            if freed is not None or _has_moved(page.wallet, wallet):
+                stored[organization] = wallet
+        changed = [one for one in self._changes() if not self._new or one[:2] not in self._new]
         statements = lots.storing(changed, self._begun)
         if self._rows:
             statements.append(_appending(self._rows))
         if self._uses:
             statements.append(lots.tracing(self._uses))
-        stored = {
-            organization: wallet
-            for organization, wallet in after.items()
-            if organization in released or _has_moved(self._locked[organization], wallet)
-        }
         if stored:
             statements.append(_storing(stored))
         if statements:
             at_once(statements)
         failpoints.reach("ledger.after_wallets")
-        _tell(self._locked, stored)
+        _tell({organization: page.wallet for organization, page in self._pages.items()}, stored)
         return after
 
     def _left(self, key: tuple[UUID, UUID]) -> Decimal:
         organization_id, grant_id = key
-        return next((lot.remaining for lot in self._standings[organization_id].lots if lot.id == grant_id), money.ZERO)
+        lots_left = self._pages[organization_id].standing.lots
+        return next((lot.remaining for lot in lots_left if lot.id == grant_id), money.ZERO)
 
-    def _changes(self) -> Iterator[tuple[tuple[UUID, UUID], Decimal]]:
-        """What is left of each lot that this posting changed."""
-        for organization_id, opened in self._opened.items():
-            standing = self._standings[organization_id]
-            if standing.lots is opened.lots:
+    def _changes(self) -> Iterator[tuple[UUID, UUID, Decimal]]:
+        """What is left of each lot that this posting changed: (organization, grant, amount)."""
+        for organization_id, page in self._pages.items():
+            before, after = page.opened.lots, page.standing.lots
+            if before is after:
                 continue
-            before = {lot.id: lot.remaining for lot in opened.lots}
-            after = {lot.id: lot.remaining for lot in standing.lots}
-            for lot_id in before.keys() | after.keys():
-                if before.get(lot_id) != after.get(lot_id):
-                    yield (organization_id, lot_id), after.get(lot_id, money.ZERO)
-        for grant in (one for opened in self._opened.values() for one in opened.waiting):
-            key = grant.organization_id, grant.id
-            if key in self._begun and not self._left(key):
-                yield key, money.ZERO
+            if len(before) == len(after) == 1 and before[0].id == after[0].id:
+                if before[0].remaining != after[0].remaining:
+                    yield organization_id, after[0].id, after[0].remaining
+                continue
+            had = {lot.id: lot.remaining for lot in before}
+            left = {lot.id: lot.remaining for lot in after}
+            for lot_id in had.keys() | left.keys():
+                if had.get(lot_id) != left.get(lot_id):
+                    yield organization_id, lot_id, left.get(lot_id, money.ZERO)
+        for organization_id, grant_id in self._begun:
+            if not self._left((organization_id, grant_id)):
+                yield organization_id, grant_id, money.ZERO
 
-    def _next_change(self, organization_id: UUID) -> datetime | None:
-        """When the next grant ends or begins. A wallet whose lots were not read keeps what it knew."""
-        ends = [lot.expires_at for lot in self._standings[organization_id].lots if lot.expires_at is not None]
-        return min([*ends, *(one.effective_at for one in self._waiting[organization_id])], default=None)
 
-    def _after(self, organization_id: UUID, released: Mapping[UUID, Decimal]) -> Locked:
-        """A wallet as this posting leaves it."""
-        wallet = self._locked[organization_id]
-        standing = self._standings[organization_id]
-        return wallet._replace(
-            standing=standing,
-            held=wallet.held - released.get(organization_id, money.ZERO),
-            head=self._heads[organization_id],
-            level=_level(standing, wallet),
-            next_change=self._next_change(organization_id),
-        )
+_NOTHING = Open()
+
+
+def _left_by(page: _Page, freed: Decimal) -> Locked:
+    """A wallet as a posting leaves it; ``freed`` is not held any more."""
+    wallet, standing = page.wallet, page.standing
+    ends = [lot.expires_at for lot in standing.lots if lot.expires_at is not None]
+    return wallet._replace(
+        standing=standing,
+        held=wallet.held - freed,
+        head=page.head,
+        level=_level(standing, wallet),
+        next_change=min([*ends, *(one.effective_at for one in page.waiting)], default=None),
+    )
 
 
 def _has_moved(before: Locked, after: Locked) -> bool:
@@ -395,14 +409,12 @@ def link(head: bytes, row: Sequence[Any]) -> bytes:
 
     ``row`` stands in the order of the table's ``COPY``, without the digest.
     """
-    parts = [
-        value if type(value) is str
-        else money.fixed(value) if type(value) is Decimal
-        else str((value - _EPOCH) // timedelta(microseconds=1)) if type(value) is datetime
-        else str(value)
-        for value in row
-    ]  # fmt: skip
-    return hashlib.sha256(head + _UNIT_SEPARATOR.join(parts).encode()).digest()
+    own, owner, kind, debit, credit, amount, reference, seq, balance, actor, reason, at = row
+    told = _UNIT_SEPARATOR.join((
+        str(own), str(owner), kind, debit, credit, money.fixed(amount), reference, str(seq), money.fixed(balance),
+        actor, reason, str((at - _EPOCH) // _MICROSECOND),
+    ))  # fmt: skip
+    return hashlib.sha256(head + told.encode()).digest()
 
 
 def _level(standing: Standing, wallet: Locked) -> str:

@@ -114,8 +114,10 @@ def insert(grants: Iterable[tuple[Given, Decimal, UUID | None]], *, at: datetime
     )  # fmt: skip
 
 
-def storing(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple[UUID, UUID], UUID]) -> list[Statement]:
-    """What keeps what is left by (organization, grant), and the transfers of those that have begun."""
+def storing(
+    remaining: Collection[tuple[UUID, UUID, Decimal]], begun: Mapping[tuple[UUID, UUID], UUID]
+) -> list[Statement]:
+    """What keeps what is left, (organization, grant, amount), and the transfers of those that have begun."""
     statements = []
     if remaining:
         statements.append(
@@ -123,11 +125,7 @@ def storing(remaining: Mapping[tuple[UUID, UUID], Decimal], begun: Mapping[tuple
                 "UPDATE credit_grant SET remaining_usd = new.remaining"
                 " FROM unnest(%s::uuid[], %s::uuid[], %s::numeric[]) AS new (organization_id, id, remaining)"
                 " WHERE credit_grant.organization_id = new.organization_id AND credit_grant.id = new.id",
-                [
-                    array(organization for organization, _ in remaining),
-                    array(grant for _, grant in remaining),
-                    array(remaining.values()),
-                ],
+                [array(column) for column in zip(*remaining, strict=True)],
             )
         )
     if begun:

@@ -1,7 +1,6 @@
 """Wallets: what an organization has, what gateways are told about it, and the terms people set."""
 
 from collections.abc import Collection
-from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -12,6 +11,7 @@ from billing import books, distribution, ledger
 from billing.ledger import Terms
 from billing.models import Wallet
 from core import errors, money
+from core.bulk import Statement, array, at_once
 from orgs import audit
 from orgs.audit import Actor
 
@@ -40,7 +40,8 @@ class State(NamedTuple):
 
 def states(organization_ids: Collection[UUID]) -> dict[UUID, State]:
     """Wallets of these organizations; one never touched stands at zero. One query."""
-    found = {row[0]: _state(*row) for row in Wallet.objects.filter(pk__in=list(organization_ids)).values_list(*_SHOWN)}
+    asked = Statement(f"SELECT {_SHOWN} WHERE organization_id = ANY(%s::uuid[])", [array(organization_ids)])
+    found = {row[0]: _state(*row) for row in at_once([asked])[0]} if organization_ids else {}
     return {
         organization_id: found.get(organization_id) or _untouched(organization_id)
         for organization_id in organization_ids
@@ -53,38 +54,27 @@ def state(organization_id: UUID) -> State:
 
 
 _SHOWN = (
-    "pk", "posted_usd", "overdraft_usd", "held_usd", "spent_usd", "credit_limit_usd", "low_usd", "frozen_at", "mode",
-    "enforcement",
-)  # fmt: skip
+    "organization_id, posted_usd, overdraft_usd, held_usd, spent_usd, credit_limit_usd, low_usd,"
+    " frozen_at IS NOT NULL, mode, enforcement FROM wallet"
+)
 
 
 def _untouched(organization_id: UUID) -> State:
     """The wallet of an organization that has no row yet."""
     fresh = Wallet(organization_id=organization_id)
     none, low = money.ZERO, Decimal(fresh.low_usd)
-    return _state(organization_id, none, none, none, none, none, low, None, fresh.mode, fresh.enforcement)
+    return _state(organization_id, none, none, none, none, none, low, False, fresh.mode, fresh.enforcement)
 
 
 def _state(
     organization_id: UUID, posted: Decimal, overdraft: Decimal, held: Decimal, spent: Decimal, limit: Decimal,
-    low: Decimal, frozen_at: datetime | None, mode: str, enforcement: str,
+    low: Decimal, frozen: bool, mode: str, enforcement: str,
 ) -> State:  # fmt: skip
     """A wallet from the columns of ``_SHOWN``."""
     balance = posted - overdraft
-    return State(
-        organization_id=organization_id,
-        balance_usd=balance,
-        held_usd=held,
-        overdraft_usd=overdraft,
-        spent_usd=spent,
-        credit_limit_usd=limit,
-        available_usd=max(balance + limit - held, money.ZERO),
-        status=books.status(
-            balance=balance, overdraft=overdraft, credit_limit=limit, low=low, frozen=frozen_at is not None
-        ),
-        mode=mode,
-        enforcement=enforcement,
-    )
+    status = books.status(balance=balance, overdraft=overdraft, credit_limit=limit, low=low, frozen=frozen)
+    available = max(balance + limit - held, money.ZERO)
+    return State(organization_id, balance, held, overdraft, spent, limit, available, status, mode, enforcement)
 
 
 def falling_back(organization_ids: Collection[UUID]) -> set[UUID]:

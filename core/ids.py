@@ -16,7 +16,7 @@ from core import clock
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES = {letter: value for value, letter in enumerate(ALPHABET)}
 TEXT_LENGTH = 26
-# Two letters at a time: ids are shown a thousand an answer.
+# Two letters at a time.
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
@@ -24,8 +24,6 @@ _RANDOM_BITS = 74
 _LOW = (1 << 62) - 1
 # Headroom above the random start: a run of ids counts upwards and never leaves its millisecond.
 _RUN_MAX = 1 << 24
-_TAIL_BITS = 50
-_TAIL = range(_TAIL_BITS - 10, -1, -10)
 _lock = threading.Lock()
 _last = 0
 
@@ -90,14 +88,17 @@ def instant(value: UUID) -> datetime:
 def show(prefix: str, value: UUID) -> str:
     """The id as customers see it: ``usage_01K6Z7…``."""
     number = value.int
-    tail = "".join([_PAIRS[number >> shift & 1023] for shift in _TAIL])
-    return f"{prefix}_{_head(number >> _TAIL_BITS)}{tail}"
+    # The tail's ten letters without a loop, which takes half the time: ids are shown a thousand an answer.
+    return (
+        f"{prefix}_{_head(number >> 50)}{_PAIRS[number >> 40 & 1023]}{_PAIRS[number >> 30 & 1023]}"
+        f"{_PAIRS[number >> 20 & 1023]}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+    )
 
 
 @lru_cache(maxsize=1024)
 def _head(number: int) -> str:
     """The letters before the tail: ids that were made together share them."""
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120 - _TAIL_BITS, -1, -10)])
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)])
 
 
 def read(prefix: str, text: str) -> UUID:
