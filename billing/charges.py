@@ -181,8 +181,8 @@ def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int
     """Claim, write, debit. Locks in the house's order: claims sorted, then wallets sorted, last."""
     at = usage.started_at()
     stamps = ids.run(at=at)
-    lines = list(price((item for item in items if isinstance(item, Attributed)), stamps))
     orphans = [item for item in items if isinstance(item, Orphan)]
+    lines = list(price([item for item in items if isinstance(item, Attributed)], stamps))
 
     taken = usage.claim([line.claim for line in lines])
     failpoints.reach("charge.after_claims")

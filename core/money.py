@@ -36,7 +36,7 @@ def to_pico(usd: Decimal) -> int:
 
 def plain(amount: Decimal) -> str:
     """Plain digits without an exponent or idle zeros: ``0.0000138``."""
-    text = format(amount, "f")
+    text = f"{amount:f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

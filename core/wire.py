@@ -7,6 +7,7 @@ Infinity, numbers too long to be honest, nesting deeper than 64, lone surrogates
 import json
 from collections.abc import Iterable
 from decimal import Decimal
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +20,7 @@ NUMBER_DIGITS_MAX = 40
 # What a double can hold: a score of 1e-300 in a field that is dropped must not cost a whole batch.
 EXPONENTS = range(-324, 309)
 _INTEGER_MAX = 10**NUMBER_DIGITS_MAX
+_OBJECTS = frozenset({dict})
 _CONTAINERS = frozenset({dict, list})
 _WHITE = b" \t\n\r"
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
@@ -95,6 +97,10 @@ def _members(value: Any, depth: int, *, bounded: bool) -> int:
         count = len(value)
     elif type(value) is list:
         inner = value
+        # A batch: objects without anything in them. Looked through at once, in half the time.
+        objects = bounded and depth > 1 and set(map(type, value)) == _OBJECTS
+        if objects and _CONTAINERS.isdisjoint(map(type, chain.from_iterable(map(dict.values, value)))):
+            return sum(map(len, value))
     else:
         inner = ()
         if type(value) is int and not -_INTEGER_MAX < value < _INTEGER_MAX:

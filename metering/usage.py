@@ -206,7 +206,7 @@ _SHARED = {
     "attempts": "int2", "endpoint": "text", "stream": "bool", "status": "int2", "finish_reason": "text",
     "outcome": "text",
     "id": "uuid", "event_id": "text", "occurred_at": "timestamptz", "end_user": "text", "request_id": "text",
-    "ttft_ms": "int4", "latency_ms": "int4", "provider_cost_usd": "numeric", "metadata": "jsonb",
+    "provider_cost_usd": "numeric", "metadata": "jsonb", "ttft_ms": "int4", "latency_ms": "int4",
     "input_tokens": "int4", "output_tokens": "int4",
 }  # fmt: skip
 RECORD = _SHARED | {
@@ -240,7 +240,7 @@ def write(charges: Iterable[Charge], *, at: datetime, reported_by: UUID | None) 
 def write_failures(lines: Iterable[Line], *, at: datetime, reported_by: UUID | None) -> None:
     """Append rows to the log of failed requests by binary ``COPY``."""
     batch = packed.instant(at) + packed.optional(reported_by)
-    copy_packed("request_log", _SHARED, (_packed_request(line, batch + _whose(line.item)) for line in lines))
+    copy_packed("request_log", _SHARED, (_packed_failure(line, batch + _whose(line.item)) for line in lines))
 
 
 def _packed_records(charges: Iterable[Charge], *, at: datetime, reported_by: UUID | None) -> Iterator[bytes]:
@@ -259,9 +259,10 @@ def _packed_records(charges: Iterable[Charge], *, at: datetime, reported_by: UUI
                 last, whose = owner, batch + _whose(item)
             yield b"".join((
                 _packed_request(line, whose),
-                _TEN_COUNTS(
-                    4, event.cached_input_tokens, 4, event.cache_write_tokens, 4, event.cache_write_1h_tokens,
-                    4, event.reasoning_tokens, 4, event.image_input_tokens, 4, event.audio_input_tokens,
+                _TWELVE_COUNTS(
+                    4, event.input_tokens, 4, event.output_tokens, 4, event.cached_input_tokens,
+                    4, event.cache_write_tokens, 4, event.cache_write_1h_tokens, 4, event.reasoning_tokens,
+                    4, event.image_input_tokens, 4, event.audio_input_tokens,
                     4, event.cached_image_tokens, 4, event.cached_audio_tokens, 4, event.image_output_tokens,
                     4, event.audio_output_tokens,
                 ),
@@ -308,11 +309,17 @@ def _kind(service_tier: str | None, batch: bool, usage_source: str) -> bytes:
 
 # Counts with their lengths before them.
 _TWO_COUNTS = struct.Struct("!4i").pack
-_TEN_COUNTS = struct.Struct("!20i").pack
+_TWELVE_COUNTS = struct.Struct("!24i").pack
+
+
+def _packed_failure(line: Line, whose: bytes) -> bytes:
+    """A row in the order of ``_SHARED``; ``whose`` are the first six fields."""
+    event = line.item.event
+    return _packed_request(line, whose) + _TWO_COUNTS(4, event.input_tokens, 4, event.output_tokens)
 
 
 def _packed_request(line: Line, whose: bytes) -> bytes:
-    """The fields of ``_SHARED`` in its order; ``whose`` are the first six."""
+    """The fields of ``_SHARED`` in its order but for the counts; ``whose`` are the first six."""
     event = line.item.event
     cost = event.provider_cost_usd
     return b"".join((
@@ -326,11 +333,10 @@ def _packed_request(line: Line, whose: bytes) -> bytes:
         packed.instant(event.occurred_at),
         packed.NULL if event.end_user is None else packed.text(event.end_user),
         packed.NULL if event.request_id is None else packed.text(event.request_id),
-        packed.integer(event.ttft_ms),
-        packed.integer(event.latency_ms),
         packed.NULL if cost is None else packed.numeric(cost),
         packed.NULL if event.metadata is None else packed.json(wire.encode(event.metadata)),
-        _TWO_COUNTS(4, event.input_tokens, 4, event.output_tokens),
+        packed.NULL if event.ttft_ms is None else packed.integer(event.ttft_ms),
+        packed.NULL if event.latency_ms is None else packed.integer(event.latency_ms),
     ))  # fmt: skip
 
 
