@@ -98,6 +98,9 @@ def test_a_document_is_read_as_python_reads_it_unless_a_key_stands_twice(text: s
         '{"a":{"b":1},"c":"\\":","a":{}}',
         '{"":1,"":2}',
         '{"a":"b:c","a":"b\\":c"}',
+        '{"a":1,"b":2,"a" :":"}',
+        '{"events":[{"a":1},{"b":2,"b":3}]}',
+        '[{"a":1},{"a" : 1, "a" : ":"}]',
     ],
 )
 def test_a_key_that_stands_twice_is_refused_in_every_spelling(text: str) -> None:
@@ -107,7 +110,15 @@ def test_a_key_that_stands_twice_is_refused_in_every_spelling(text: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a":{"a":{"a":1}}}', '[{"a":1},{"a":2}]', '{"a":"a\\":1,\\"a\\":2"}', '{"a":1,"A":2}', '{"e\\u0301":1,"é":2}'],
+    [
+        '{"a":{"a":{"a":1}}}',
+        '[{"a":1},{"a":2}]',
+        '{"a":"a\\":1,\\"a\\":2"}',
+        '{"a":1,"A":2}',
+        '[{"a":"::"},{"a" : {}}]',
+        '{"events":[{"a":1,"b":[{"a":":"}]},{"a":1}]}',
+        '{"e\\u0301":1,"é":2}',
+    ],
 )
 def test_equal_keys_of_different_objects_and_keys_that_only_look_alike_are_fine(text: str) -> None:
     assert wire.decode(text.encode()) == json.loads(text)

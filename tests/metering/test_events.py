@@ -667,3 +667,57 @@ def test_the_organization_and_the_key_belong_to_the_story() -> None:
     item = accepted(plain(), now=NOW)
     stories = {events.fingerprint(item, organization=o, key=k) for o in (b"a", b"b") for k in (None, b"a", b"b")}
     assert len(stories) == 6
+
+
+# A batch at once
+
+
+AWKWARD: dict[str, Any] = {
+    "fractions of a second": {"occurred_at": UNIX + 0.25},
+    "text for a time": {"occurred_at": "2026-11-21T09:00:00.5+01:00"},
+    "true for a time": {"occurred_at": True},
+    "no time": {"occurred_at": None},
+    "a list for a time": {"occurred_at": [1]},
+    "too long ago": {"occurred_at": 1},
+    "too far ahead": {"occurred_at": UNIX + 301},
+    "a cost": {"provider_cost_usd": "0.25"},
+    "a bad cost": {"provider_cost_usd": "a lot"},
+    "what is ours": {"estimated": {"input_tokens": "x"}},
+    "null for a count": {"cached_input_tokens": None},
+    "nulls": {"end_user": None, "metadata": None, "units": None, "stream": None},
+    "no input": {"input_tokens": None, "input_text": "so many words"},
+    "no output": {"output_tokens": None},
+    "a part beyond its whole": {"cached_input_tokens": 1001},
+    "too many units": {"units": {f"u{place}": 1 for place in range(17)}},
+    "too many pairs": {"metadata": {f"m{place}": "" for place in range(17)}},
+    "a count too large": {"input_tokens": COUNT_MAX + 1},
+    "a type": {"status": "200"},
+    "a field of nobody": {"colour": {"a": [1, {"b": 2}]}},
+}
+
+
+def seen(item: Any) -> Any:
+    """What is to be compared of an item."""
+    if isinstance(item, Rejection):
+        return (item.event_id, type(item.error), str(item.error), (item.error.param or "").partition(".")[2])
+    return item
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_an_event_is_read_the_same_among_others_as_alone(awkward: str) -> None:
+    odd = plain(event_id="odd") | AWKWARD[awkward]
+    before = [plain(event_id=f"e{place}") | {"occurred_at": UNIX - place} for place in range(3)]
+    together = read([*before, odd, plain(event_id="last")], now=NOW).items
+    alone = [read([one], now=NOW).items[0] for one in (*before, odd, plain(event_id="last"))]
+    assert [seen(item) for item in together] == [seen(item) for item in alone]
+    for item in (together[0], together[2], together[4]):
+        assert isinstance(item, Event)
+    assert (together[2].event_id, together[2].occurred_at) == ("e2", NOW - timedelta(seconds=2))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("other", [None, 7, "occurred_at", ["occurred_at"]])
+def test_what_is_no_event_costs_the_others_nothing(other: Any) -> None:
+    good, bad = read([plain(event_id="a"), other], now=NOW).items
+    assert isinstance(good, Event)
+    assert isinstance(bad, Rejection)
+    assert bad.error.param == "events[1]"

@@ -12,7 +12,8 @@ from django.db.utils import IntegrityError
 
 from core import clock, ids
 from metering import usage
-from metering.models import UsageRecord
+from metering.events import Event
+from metering.models import RequestLog, UsageRecord
 from metering.usage import Claim
 from orgs.models import Organization
 from tests.billing.world import charge, organization, rows, side_by_side, statuses
@@ -100,6 +101,79 @@ def test_records_carry_the_databases_clock_and_rise_within_their_batch(books: Bo
     assert record_ids == sorted(record_ids, key=str)
     for record_id, recorded_at in rows("SELECT id, recorded_at FROM usage_record"):
         assert ids.instant(record_id) == recorded_at.replace(microsecond=recorded_at.microsecond // 1000 * 1000)
+
+
+EVERY_FIELD: dict[str, Any] = {
+    "event_id": "e-1", "model": "deepseek-chat", "occurred_at": WHEN, "end_user": "u", "source": "product_call",
+    "routed_model": "r", "provider": "p", "channel": "c", "attempts": 3, "endpoint": "/v1", "stream": True,
+    "status": 201, "finish_reason": "stop", "outcome": "client_aborted", "ttft_ms": 17, "latency_ms": 18,
+    "request_id": "q", "provider_cost_usd": Decimal("0.25"), "metadata": {"a": "b"}, "input_tokens": 1000,
+    "output_tokens": 101, "cached_input_tokens": 102, "reasoning_tokens": 103, "cache_write_tokens": 104,
+    "cache_write_1h_tokens": 105, "image_input_tokens": 106, "audio_input_tokens": 107, "cached_image_tokens": 108,
+    "cached_audio_tokens": 109, "image_output_tokens": 110, "audio_output_tokens": 111, "units": {"web_search": 2},
+    "service_tier": "flex", "batch": True,
+}  # fmt: skip
+
+
+def test_every_field_of_a_record_stands_in_its_own_column(books: Books) -> None:
+    acme = organization("acme")
+    key, member, project, reporter, price, rule, hold, transfer = (ids.new() for _ in range(8))
+    made = Event(**EVERY_FIELD)
+    (item,) = attributed(acme, made)
+    item = item._replace(
+        payer_id=UUID(int=7), api_key_id=key, member_id=member, project_id=project, authorization_id=hold
+    )
+    line = usage.Line(item, ids.new(), "recorded", "m", 362_000_000, USD, price, rule, None)
+    free = usage.Line(
+        *attributed(acme, event(event_id="e-2")), ids.new(), "recorded", "m", 0, Decimal(0), price, None, None
+    )
+    at = clock.now()
+    with transaction.atomic():
+        usage.write([usage.Charge(UUID(int=7), transfer, [line, free])], at=at, reported_by=reporter)
+    record = UsageRecord.objects.get(event_id="e-1")
+    for name, value in EVERY_FIELD.items():
+        assert getattr(record, name) == ("m" if name == "model" else value), name
+    told = (record.organization_id, record.id, record.recorded_at, record.reported_by, record.usage_source)
+    assert told == (acme.pk, line.record_id, at, reporter, "provider")
+    assert (record.api_key_id, record.member_id, record.project_id) == (key, member, project)
+    assert (record.payer_id, record.transfer_id, record.authorization_id) == (UUID(int=7), transfer, hold)
+    assert (record.cost_usd, record.price_id, record.rule_id, record.corrects_id) == (USD, price, rule, None)
+    other = UsageRecord.objects.get(event_id="e-2")
+    assert (other.id, other.cost_usd, other.transfer_id, other.rule_id) == (free.record_id, 0, None, None)
+    assert (other.api_key_id, other.member_id, other.metadata, other.units) == (None, None, None, None)
+
+
+def test_every_field_of_a_failure_stands_in_its_own_column(books: Books) -> None:
+    acme = organization("acme")
+    key, member, project, reporter = (ids.new() for _ in range(4))
+    (item,) = attributed(acme, Event(**EVERY_FIELD))
+    item = item._replace(api_key_id=key, member_id=member, project_id=project)
+    line = usage.Line(item, ids.new(), "logged", "m", 0, Decimal(0), None, None, None)
+    at = clock.now()
+    with transaction.atomic():
+        usage.write_failures([line], at=at, reported_by=reporter)
+    row = RequestLog.objects.get()
+    columns = {field.attname for field in RequestLog._meta.concrete_fields}
+    for name in columns & EVERY_FIELD.keys():
+        assert getattr(row, name) == ("m" if name == "model" else EVERY_FIELD[name]), name
+    assert (row.organization_id, row.id, row.recorded_at, row.reported_by) == (acme.pk, line.record_id, at, reporter)
+    assert (row.api_key_id, row.member_id, row.project_id) == (key, member, project)
+
+
+def test_lines_of_one_payer_with_different_keys_keep_their_own(books: Books) -> None:
+    acme = organization("acme")
+    keys = [ids.new(), ids.new(), None, ids.new()]
+    items = attributed(acme, *(event(event_id=f"e{place}") for place in range(4)))
+    lines = [
+        usage.Line(item._replace(api_key_id=key), ids.new(), "recorded", "m", 0, Decimal(0), ids.new(), None, None)
+        for item, key in zip(items, keys, strict=True)
+    ]
+    with transaction.atomic():
+        usage.write([usage.Charge(acme.pk, None, lines)], at=clock.now(), reported_by=None)
+    assert rows("SELECT event_id, api_key_id FROM usage_record ORDER BY event_id") == [
+        (f"e{place}", key) for place, key in enumerate(keys)
+    ]
+    assert rows("SELECT price_id FROM usage_record ORDER BY event_id") == [(line.price_id,) for line in lines]
 
 
 def test_a_failure_keeps_who_and_how_and_its_counts(books: Books) -> None:
