@@ -16,13 +16,14 @@ USD_MAX = Decimal("100000000000")
 ZERO = Decimal(0)
 # Wide enough that no sum the product makes is ever rounded by the context.
 _EXACT = Context(prec=60)
+_PICO = Decimal(1).scaleb(-DECIMALS)
 # Decimal itself also reads exponents, underscores, spaces and the digits of every script.
 _PLAIN = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 
 
 def from_pico(pico: int) -> Decimal:
     """Dollars of a whole number of pico-dollars."""
-    return Decimal(pico).scaleb(-DECIMALS, context=_EXACT)
+    return _EXACT.multiply(pico, _PICO)
 
 
 def to_pico(usd: Decimal) -> int:

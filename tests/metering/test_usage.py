@@ -124,9 +124,8 @@ def test_every_field_of_a_record_stands_in_its_own_column(books: Books) -> None:
         payer_id=UUID(int=7), api_key_id=key, member_id=member, project_id=project, authorization_id=hold
     )
     line = usage.Line(item, ids.new(), "recorded", "m", 362_000_000, USD, price, rule, None)
-    free = usage.Line(
-        *attributed(acme, event(event_id="e-2")), ids.new(), "recorded", "m", 0, Decimal(0), price, None, None
-    )
+    (idle,) = attributed(acme, event(event_id="e-2"))
+    free = usage.Line(idle, ids.new(), "recorded", "m", 0, Decimal(0), price, None, None)
     at = clock.now()
     with transaction.atomic():
         usage.write([usage.Charge(UUID(int=7), transfer, [line, free])], at=at, reported_by=reporter)
