@@ -249,14 +249,18 @@ def _packed_records(charges: Iterable[Charge], *, at: datetime, reported_by: UUI
     for payer_id, transfer_id, lines in charges:
         free = packed.identity(payer_id) + packed.NULL
         paid = packed.identity(payer_id) + packed.optional(transfer_id)
-        # Lines of one payer are mostly of one key, so most of what says whose they are is packed once.
+        # Lines of one payer are mostly of one key and one price, which are then packed once.
         last, whose = None, b""
+        version, rule, prices = None, None, packed.NULL + packed.NULL
         for line in lines:
             item = line.item
             event = item.event
             owner = item[_OWNER]
             if owner != last:
                 last, whose = owner, batch + _whose(item)
+            if line.price_id is not version or line.rule_id is not rule:
+                version, rule = line.price_id, line.rule_id
+                prices = packed.optional(version) + packed.optional(rule)
             yield b"".join((
                 _packed_request(line, whose),
                 _TWELVE_COUNTS(
@@ -269,8 +273,7 @@ def _packed_records(charges: Iterable[Charge], *, at: datetime, reported_by: UUI
                 packed.json(wire.encode(event.units)) if event.units else packed.NULL,
                 _kind(event.service_tier, event.batch, event.usage_source),
                 packed.numeric(line.cost_usd),
-                packed.optional(line.price_id),
-                packed.NULL if line.rule_id is None else packed.identity(line.rule_id),
+                prices,
                 packed.NULL if item.authorization_id is None else packed.identity(item.authorization_id),
                 paid if line.cost_pico else free,
             ))  # fmt: skip
