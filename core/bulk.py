@@ -79,7 +79,8 @@ def at_once(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
             "; ".join(one.query for one in statements), [value for one in statements for value in one.values]
         )
         for _ in statements:
-            found.append(cursor.fetchall() if cursor.description else [])
+            # The driver's description would be made anew for each, column by column.
+            found.append(cursor.fetchall() if cursor.pgresult.nfields else [])
             cursor.nextset()
     return found
 
