@@ -14,6 +14,8 @@ from uuid import UUID
 import psycopg
 from psycopg.adapt import PyFormat
 
+from core import money
+
 NULL = b"\xff\xff\xff\xff"
 TRUE, FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
 
@@ -22,6 +24,8 @@ _INTEGER = struct.Struct("!ii").pack
 _LONG = struct.Struct("!iq").pack
 _LENGTH = struct.Struct("!i").pack
 _ID_LENGTH = _LENGTH(16)
+# Of numeric(24,12): the number of groups of four digits, the first one's weight, the sign, the decimals, the groups.
+_USD = struct.Struct("!i10h").pack
 _number = psycopg.adapters.get_dumper(Decimal, PyFormat.BINARY)(Decimal).dump
 # Timestamps count microseconds from here (PostgreSQL, src/include/datatype/timestamp.h).
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -84,9 +88,20 @@ def instant(at: datetime) -> bytes:
     return _LONG(8, (at - _EPOCH) // _MICROSECOND)
 
 
-@lru_cache(maxsize=4096)
 def numeric(amount: Decimal) -> bytes:
-    """A field of numeric, as the driver packs it; a cost is written twice."""
+    """A field of numeric, as the driver packs it."""
     told = _number(amount)
     assert told is not None
     return binary(bytes(told))
+
+
+@lru_cache(maxsize=4096)
+def usd(pico: int) -> bytes:
+    """A field of numeric, from pico-dollars of at least zero; a cost is written twice."""
+    if not 0 <= pico < 10**money.DIGITS:
+        return numeric(money.from_pico(pico))
+    whole, rest = divmod(pico, money.PICO_PER_USD)
+    return _USD(
+        20, 6, 2, 0, money.DECIMALS,
+        whole // 10**8, whole // 10**4 % 10**4, whole % 10**4, rest // 10**8, rest // 10**4 % 10**4, rest % 10**4,
+    )  # fmt: skip

@@ -77,6 +77,18 @@ def test_amounts_are_exact_from_the_finest_to_the_largest(table: None) -> None:
     assert read("amount") == amounts
 
 
+def test_pico_dollars_are_exact_from_the_finest_to_the_largest(table: None) -> None:
+    picos = [0, 1, 10_000, 362_000_000, 10**12, 9_999 * 10**12, 10**16, 10**23 - 1, 10**23]
+    copy(*(row(amount=packed.usd(pico)) for pico in picos))
+    assert read("amount") == [
+        Decimal(text)
+        for text in (
+            "0", "0.000000000001", "0.00000001", "0.000362", "1", "9999", "10000", "99999999999.999999999999",
+            "100000000000",
+        )
+    ]  # fmt: skip
+
+
 def test_instants_are_exact_whatever_their_zone_and_century(table: None) -> None:
     instants = [
         datetime(1970, 1, 1, tzinfo=UTC), datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
@@ -103,6 +115,9 @@ def test_what_the_database_refuses_is_djangos_error_and_leaves_nothing(table: No
         copy(row(), row(name=packed.text("a\0b")))
     with pytest.raises(DataError):
         copy(row(), row(amount=packed.numeric(Decimal("1E+12"))))
+    for pico in (10**24, 10**40):
+        with pytest.raises(DataError):
+            copy(row(), row(amount=packed.usd(pico)))
     with pytest.raises(IntegrityError):
         copy(row(), row(amount=packed.numeric(Decimal("-1E+11"))))
     assert read("whole") == []
