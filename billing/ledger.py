@@ -496,24 +496,42 @@ def _locked(row: Sequence[Any]) -> Locked:
     return Locked(Standing(*row[1:5]), row[5], bytes(row[6]), *row[7:])
 
 
-def reserve_at_once(*, organization_id: UUID, amount_usd: Decimal, seconds: int) -> Locked | None:
-    """Set an amount aside for ``seconds`` in one guarded statement; the wallet afterwards, under its lock.
+class Reserving(NamedTuple):
+    """An amount to set aside in a wallet for ``seconds``."""
 
-    ``None`` where that cannot be said in one look: not enough, not strict, frozen, grants of limited
-    scope, or one that ends before then.
+    organization_id: UUID
+    amount_usd: Decimal
+    seconds: int
+
+
+def reserve_at_once(wanted: Sequence[Reserving]) -> dict[UUID, Locked]:
+    """Set amounts aside, one for each wallet, in one guarded statement; the wallets afterwards, under their locks.
+
+    A wallet of which that cannot be said in one look stays as it is and is missing from the answer: not enough, not
+    strict, frozen, grants of limited scope, or one that ends before then.
     """
+    ordered = sorted(wanted, key=lambda one: one.organization_id.int)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE wallet SET held_usd = held_usd + %(amount)s WHERE organization_id = %(organization)s"
-            " AND enforcement = 'strict' AND frozen_at IS NULL AND overdraft_usd <= credit_limit_usd"
-            " AND posted_usd - overdraft_usd + credit_limit_usd - held_usd >= %(amount)s"
+            "WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::numeric[], %s::int[])"
+            " AS w (organization_id, amount, seconds)),"
+            " locked AS MATERIALIZED (SELECT wallet.organization_id, wanted.amount FROM wallet JOIN wanted"
+            " USING (organization_id)"
+            " WHERE enforcement = 'strict' AND frozen_at IS NULL AND overdraft_usd <= credit_limit_usd"
+            " AND posted_usd - overdraft_usd + credit_limit_usd - held_usd >= wanted.amount"
             " AND NOT has_scoped"
-            " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => %(seconds)s))"
-            f" RETURNING {_STANDING}, clock_timestamp()",
-            {"organization": organization_id, "amount": amount_usd, "seconds": seconds},
+            " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => wanted.seconds))"
+            " ORDER BY wallet.organization_id FOR NO KEY UPDATE OF wallet)"
+            " UPDATE wallet SET held_usd = held_usd + locked.amount FROM locked"
+            " WHERE wallet.organization_id = locked.organization_id"
+            f" RETURNING {_STANDING.replace('organization_id', 'wallet.organization_id')}, clock_timestamp()",
+            [
+                array(one.organization_id for one in ordered),
+                array(one.amount_usd for one in ordered),
+                array(one.seconds for one in ordered),
+            ],
         )
-        found = cursor.fetchone()
-    return None if found is None else _locked(found)
+        return {row[0]: _locked(row) for row in cursor.fetchall()}
 
 
 def reserve(changes: Mapping[UUID, Decimal]) -> None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Pages for people: what Django shows there stays HTML.
 _PAGES = re.compile(r"/(?:admin|static)/|/docs$")
-_PROBLEM = "application/problem+json"
+PROBLEM = "application/problem+json"
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
     400: errors.InvalidRequest,
     401: errors.InvalidApiKey,
@@ -54,12 +54,16 @@ _draining = threading.BoundedSemaphore(4)
 _NOT_AGAIN = frozenset({402, 403, 409, 502, 504})
 
 
+def correlation(offered: str) -> str:
+    """The id of a request: the client's own if it can be echoed, else a new one."""
+    return offered if _CORRELATION.fullmatch(offered) else ids.show("req", ids.new())
+
+
 def request_id(request: HttpRequest) -> str:
     """The id of this request, made on first sight."""
     known: str | None = getattr(request, "tollbook_request_id", None)
     if known is None:
-        offered = request.headers.get("X-Request-Id", "")
-        known = offered if _CORRELATION.fullmatch(offered) else ids.show("req", ids.new())
+        known = correlation(request.headers.get("X-Request-Id", ""))
         request.tollbook_request_id = known  # type: ignore[attr-defined]
     return known
 
@@ -77,29 +81,37 @@ def error_body(error: errors.ApiError) -> dict[str, Any]:
     }
 
 
-def _wants_problem(request: HttpRequest) -> bool:
-    accept = request.headers.get("Accept", "").lower()
-    return _PROBLEM in accept and "application/json" not in accept
+class Refusal(NamedTuple):
+    """A refusal on the wire, whatever serves it."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def refusal(error: errors.ApiError, *, accept: str, correlation: str) -> Refusal:
+    """The envelope, or RFC 9457 for clients whose ``Accept`` asks for only that."""
+    headers = error_headers(error)
+    accept = accept.lower()
+    if PROBLEM not in accept or "application/json" in accept:
+        return Refusal(error.status, "application/json", wire.encode(error_body(error)), headers)
+    code = error.code
+    problem = {
+        "type": f"urn:tollbook:problem:{code.replace('_', '-')}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": error.status,
+        "detail": str(error),
+        "instance": f"/requests/{correlation}",
+        "code": code,
+    }
+    return Refusal(error.status, PROBLEM, wire.encode(problem), headers)
 
 
 def render_error(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
-    """The answer for a refusal: the envelope, or RFC 9457 for clients that ask for only that."""
-    if _wants_problem(request):
-        code = error.code
-        problem = {
-            "type": f"urn:tollbook:problem:{code.replace('_', '-')}",
-            "title": code.replace("_", " ").capitalize(),
-            "status": error.status,
-            "detail": str(error),
-            "instance": f"/requests/{request_id(request)}",
-            "code": code,
-        }
-        answer = HttpResponse(wire.encode(problem), status=error.status, content_type=_PROBLEM)
-    else:
-        answer = HttpResponse(wire.encode(error_body(error)), status=error.status, content_type="application/json")
-    for name, value in error_headers(error).items():
-        answer[name] = value
-    return answer
+    """The answer for a refusal."""
+    told = refusal(error, accept=request.headers.get("Accept", ""), correlation=request_id(request))
+    return HttpResponse(told.body, status=told.status, content_type=told.content_type, headers=told.headers)
 
 
 def error_headers(error: errors.ApiError) -> dict[str, str]:
@@ -229,8 +241,19 @@ class Negotiation(DefaultContentNegotiation):
     def get_accept_list(self, request: Any) -> list[str]:
         """The media types of ``Accept``, with JSON beside ``application/problem+json``; an empty header is none."""
         accepted: list[str] = [each for each in super().get_accept_list(request) if each] or ["*/*"]
-        takes_problems = any(_PROBLEM in each.lower() for each in accepted)
+        takes_problems = any(PROBLEM in each.lower() for each in accepted)
         return [*accepted, "application/json"] if takes_problems else accepted
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a body is. Raises ``InvalidJson`` or ``InvalidType``."""
+    try:
+        value = wire.decode(raw)
+    except wire.Malformed as error:
+        raise errors.InvalidJson(f"The body is not valid JSON: {error}.") from error
+    if type(value) is not dict:
+        raise errors.InvalidType("The body must be a JSON object.")
+    return value
 
 
 class StrictJsonParser(BaseParser):
@@ -245,13 +268,7 @@ class StrictJsonParser(BaseParser):
         raw = stream.read(settings.BODY_BYTES_MAX + 1)
         if len(raw) > settings.BODY_BYTES_MAX:
             raise errors.RequestTooLarge(f"A body has at most {settings.BODY_BYTES_MAX} bytes.")
-        try:
-            value = wire.decode(raw)
-        except wire.Malformed as error:
-            raise errors.InvalidJson(f"The body is not valid JSON: {error}.") from error
-        if type(value) is not dict:
-            raise errors.InvalidType("The body must be a JSON object.")
-        return value
+        return json_object(raw)
 
 
 class JsonRenderer(BaseRenderer):

@@ -1,7 +1,8 @@
-"""The web server: granian's WSGI workers in front of ``core.wsgi``, for ``make up`` and containers alike.
+"""The web server: granian's workers in front of ``core.asgi``, for ``make up`` and containers alike.
 
 Run as ``python -m core.web`` (``manage.py serve`` ends in the same). The main process only
 watches its workers: Django is loaded in them, with a connection pool as large as their threads.
+``WEB_INTERFACE=wsgi`` serves ``core.wsgi`` instead: all of the product, without the data plane.
 ``python -m core.web check`` asks a running one whether it is ready and exits 0 or 1.
 """
 
@@ -18,7 +19,9 @@ from granian.server import Server
 
 from core import env, processes
 
-TARGET = "core.wsgi:application"
+TARGETS = {"asgi": "core.asgi:application", "wsgi": "core.wsgi:application"}
+# Threads of the data plane, beside those of Django.
+PLANE_THREADS = 12
 # Requests in progress get this long at a stop, then their worker is killed.
 WORKER_STOP_SECONDS = 20
 CHECK_SECONDS = 5
@@ -44,7 +47,7 @@ def address() -> Address:
 
 
 class Capacity(NamedTuple):
-    """How many requests are worked on at once: processes, and threads in each."""
+    """How many requests are worked on at once: processes, and threads of Django's in each."""
 
     workers: int
     threads: int
@@ -53,6 +56,14 @@ class Capacity(NamedTuple):
 def capacity() -> Capacity:
     """``WEB_WORKERS`` and ``WEB_THREADS``. Raises ``core.env.BadSetting``."""
     return Capacity(env.integer("WEB_WORKERS", 2, low=1, high=64), env.integer("WEB_THREADS", 16, low=1, high=200))
+
+
+def interface() -> str:
+    """``WEB_INTERFACE``. Raises ``core.env.BadSetting``."""
+    chosen = env.text("WEB_INTERFACE", "asgi")
+    if chosen not in TARGETS:
+        raise env.BadSetting(f"WEB_INTERFACE should be {' or '.join(TARGETS)}, not {chosen!r}.")
+    return chosen
 
 
 def is_ready(where: Address) -> bool:
@@ -77,7 +88,7 @@ SWITCH_SECONDS = 0.0005
 
 
 def load(target: str) -> Callable[..., Any]:
-    """The WSGI application, in a worker; the worker ends with granian's main process."""
+    """The application, in a worker; the worker ends with granian's main process."""
     processes.end_with_parent()
     module, name = target.split(":")
     application: Callable[..., Any] = getattr(import_module(module), name)
@@ -95,18 +106,20 @@ def main() -> int:
         if sys.argv[1:] == ["check"]:
             return 0 if is_ready(where) else 1
         workers, threads = capacity()
-        os.environ.setdefault("DATABASE_POOL_MAX", str(threads))
+        kind = interface()
+        beside = PLANE_THREADS if kind == "asgi" else 0
+        os.environ.setdefault("DATABASE_POOL_MAX", str(threads + beside))
         import_module("core.settings")
     except env.BadSetting as error:
         print(f"tollbook: {error}", file=sys.stderr)  # noqa: T201 - a command's message
         return 2
     server = Server(
-        TARGET,
+        TARGETS[kind],
         address=where.host,
         port=where.port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces(kind),
         workers=workers,
-        blocking_threads=threads,
+        blocking_threads=threads if kind == "wsgi" else 1,
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_STOP_SECONDS,
         log_access=False,

@@ -4,18 +4,20 @@ What a customer's key is worth here is what it would be worth at our own door: t
 A raw key is verified and forgotten; no error repeats any text of the body.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from django.conf import settings
+from django.db import transaction
 
 from billing import admissions, holds, wallets
 from billing.budgets import Counted
 from billing.models import Hold
 from core import clock, errors, ids, money, wire
+from core.transactions import retry
 from metering.events import Name
 from metering.models import CatalogModel
 from orgs import addresses, keys, members, organizations, permissions, principals
@@ -84,12 +86,67 @@ def admit(body: Mapping[str, Any], *, asker: Principal) -> Admission:
 
 def place(admission: Admission, *, asker: Principal) -> dict[str, Any]:
     """Set the money aside inside the caller's transaction; what to answer. Raises as ``holds.place``."""
+    return _show_placed(holds.place(_asked(admission, asker)), admission.customer.organization)
+
+
+def _asked(admission: Admission, asker: Principal) -> holds.Asked:
     customer, most, seconds = admission
     principal, owner = customer.principal, customer.organization
     whose = Counted(owner.id, principal.project_id, principal.member_id, principal.key_id, most.amount_usd, most.tokens)
-    asked = holds.Asked(whose, most.model, most.max_output_tokens, seconds, customer.fallback_id, asker.key_id)
-    hold, wallet = holds.place(asked)
+    return holds.Asked(whose, most.model, most.max_output_tokens, seconds, customer.fallback_id, asker.key_id)
+
+
+def _show_placed(placed: holds.Placed, owner: OrganizationFacts) -> dict[str, Any]:
+    hold, wallet = placed
     return _show(hold, owner, status=wallet.status, available_usd=max(wallet.available, money.ZERO))
+
+
+class Reading(NamedTuple):
+    """An admitted request for an authorization that waits for its hold."""
+
+    admission: Admission
+    asker: Principal
+
+    @property
+    def owners(self) -> frozenset[UUID]:
+        """Whose wallet it is about."""
+        return frozenset([self.admission.customer.organization.id])
+
+    @property
+    def weight(self) -> int:
+        """One hold."""
+        return 1
+
+    @property
+    def kin(self) -> None:
+        """Whoever asks: each hold says by whom it was placed."""
+        return None
+
+
+def place_together(readings: Sequence[Reading]) -> list[dict[str, Any] | None]:
+    """As ``place`` for requests that came side by side, in a transaction of its own.
+
+    ``None`` for those that must be placed each alone.
+    """
+
+    @transaction.atomic(durable=True)
+    def work() -> list[holds.Placed | None]:
+        return holds.place_together([_asked(one.admission, one.asker) for one in readings])
+
+    return [
+        None if placed is None else _show_placed(placed, reading.admission.customer.organization)
+        for placed, reading in zip(retry(work), readings, strict=True)
+    ]
+
+
+def place_alone(reading: Reading) -> dict[str, Any]:
+    """As ``place``, in a transaction of its own."""
+
+    @transaction.atomic(durable=True)
+    def work() -> dict[str, Any]:
+        return place(reading.admission, asker=reading.asker)
+
+    return retry(work)
 
 
 def named(asker: Principal) -> OrganizationFacts:

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 
-from billing import batches, corrections, wallets
+from billing import batches, charges, corrections, wallets
 from core import clock, errors, ids, wire
 from metering import attribution, events, horizon
 from metering.events import Limits, Rejection
@@ -62,7 +62,7 @@ def void(event_id: str, body: Mapping[str, Any], *, reporter: Principal) -> tupl
         "usage_record_id": None if done.record_id is None else ids.show("usage", done.record_id),
         "corrects": None if done.corrects is None else ids.show("usage", done.corrects),
         "cost_usd": wire.number(done.cost_usd),
-        "wallet": _wallets([owner.id])[0],
+        "wallet": _wallets({owner.id.int: owner.id})[owner.id.int],
     }
     return 201 if done.first else 200, told
 
@@ -83,11 +83,36 @@ class Answer(NamedTuple):
     error: errors.ApiError | None = None
 
 
-def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
-    """The answer to a body of events; whatever it calls ``created`` is durable.
+class Reading(NamedTuple):
+    """A body that has been read: each event with whose it is, or why it was refused; who reports them."""
 
-    Raises an ``ApiError`` when the body as a whole cannot be taken.
-    """
+    outcomes: Sequence[attribution.Outcome]
+    single: bool
+    reporter: Principal
+
+    @property
+    def items(self) -> list[charges.Item]:
+        """The events that may be charged."""
+        return [outcome for outcome in self.outcomes if not isinstance(outcome, Rejection)]
+
+    @property
+    def owners(self) -> frozenset[UUID]:
+        """Whose wallets may be charged."""
+        return frozenset(one.organization_id for one in self.outcomes if isinstance(one, attribution.Attributed))
+
+    @property
+    def weight(self) -> int:
+        """How many events they are."""
+        return len(self.outcomes)
+
+    @property
+    def kin(self) -> UUID:
+        """A transaction has one reporter."""
+        return self.reporter.key_id
+
+
+def read(raw: bytes, *, media_type: str, reporter: Principal) -> Reading:
+    """A body of events, read. Raises an ``ApiError`` when the body as a whole cannot be taken."""
     now = clock.now()
     limits = Limits(
         events=settings.EVENTS_MAX,
@@ -99,27 +124,60 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
     outcomes = attribution.attribute(
         body.items, single=body.single, default_slug=reporter.default_slug, limits=reporter.organizations
     )
-    items = [outcome for outcome in outcomes if not isinstance(outcome, Rejection)]
-    given = iter(batches.record(items, reported_by=reporter.key_id))
-    verdicts = [
-        Verdict(outcome.event_id, Status.REJECTED, error=outcome.error)
-        if isinstance(outcome, Rejection)
-        else next(given)
-        for outcome in outcomes
+    return Reading(outcomes, body.single, reporter)
+
+
+def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
+    """The answer to a body of events; whatever it calls ``created`` is durable.
+
+    Raises an ``ApiError`` when the body as a whole cannot be taken.
+    """
+    reading = read(raw, media_type=media_type, reporter=reporter)
+    return _answers([reading], batches.record(reading.items, reported_by=reporter.key_id))[0]
+
+
+def write(readings: Sequence[Reading]) -> list[Answer]:
+    """The answers to bodies of one reporter that came side by side, charged as one batch."""
+    items: list[charges.Item] = []
+    for reading in readings:
+        items.extend(reading.items)
+    if len(readings) > 1:
+        items = [item._replace(place=place) for place, item in enumerate(items)]
+    return _answers(readings, charges.record(items, reported_by=readings[0].reporter.key_id))
+
+
+def _answers(readings: Sequence[Reading], given: Sequence[Verdict]) -> list[Answer]:
+    """Take the verdicts apart again. ``given``: for all events that were not refused, in order."""
+    left = iter(given)
+    told = [
+        [
+            Verdict(outcome.event_id, Status.REJECTED, error=outcome.error)
+            if isinstance(outcome, Rejection)
+            else next(left)
+            for outcome in reading.outcomes
+        ]
+        for reading in readings
     ]
-    if not body.single:
-        _name_places(verdicts)
     # Where nothing could be written, asking for wallets would only wait for the database once more.
-    payers = {
-        # By the id's number, which is hashed and compared many times as fast as the id.
-        outcome.payer_id.int: outcome.payer_id
-        for outcome, verdict in zip(outcomes, verdicts, strict=True)
-        if isinstance(outcome, attribution.Attributed) and verdict.status is not Status.FAILED
-    }
-    states = _wallets([payers[number] for number in sorted(payers)])
-    if body.single:
-        return _single(verdicts[0], states)
-    return Answer(200, _batch(verdicts, states))
+    payers = [
+        {
+            # By the id's number, which is hashed and compared many times as fast as the id.
+            outcome.payer_id.int: outcome.payer_id
+            for outcome, verdict in zip(reading.outcomes, verdicts, strict=True)
+            if isinstance(outcome, attribution.Attributed) and verdict.status is not Status.FAILED
+        }
+        for reading, verdicts in zip(readings, told, strict=True)
+    ]
+    states = _wallets({number: payer for those in payers for number, payer in those.items()})
+    answers = []
+    for reading, verdicts, those in zip(readings, told, payers, strict=True):
+        wallets_told = [states[number] for number in sorted(those) if number in states]
+        if reading.single:
+            answers.append(_single(verdicts[0], wallets_told))
+        else:
+            _name_places(verdicts)
+            answers.append(Answer(200, _batch(verdicts, wallets_told)))
+    return answers
 
 
 def _single(verdict: Verdict, states: Sequence[Mapping[str, Any]]) -> Answer:
@@ -162,15 +220,15 @@ def error_body(error: errors.ApiError) -> dict[str, Any]:
     return {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
 
 
-def _wallets(payers: Sequence[UUID]) -> list[dict[str, Any]]:
-    """What gateways are told of the wallets their events touched, so that they can stop in time."""
-    facts = organizations.find_ids(payers)
-    return [
-        {
+def _wallets(payers: Mapping[int, UUID]) -> dict[int, dict[str, Any]]:
+    """What gateways are told of the wallets their events touched, to stop in time; by the ids' numbers."""
+    facts = organizations.find_ids(list(payers.values()))
+    return {
+        payer.int: {
             "organization": facts[payer].slug,
             "balance_usd": wire.number(state.balance_usd),
             "status": state.status,
         }
-        for payer, state in wallets.states(payers).items()
+        for payer, state in wallets.states(list(payers.values())).items()
         if payer in facts
-    ]
+    }

@@ -20,7 +20,7 @@ from tests import books as own_books
 from tests.books import Books
 from tests.database import ROOT, Cluster, Server, server_key
 
-pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping", "tests.nursery", "tests.clocks")
+pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping", "tests.nursery", "tests.clocks", "tests.doors")
 
 SEED = ROOT / "metering" / "seed" / "catalog.json"
 # On a cluster: enough for several nodes, and made quickly.

@@ -710,10 +710,10 @@ def _() -> Disabled:
     """One statement sets money aside and asks whether it is there."""
     ledger = importlib.import_module("billing.ledger")
 
-    def unasked(*, organization_id: Any, amount_usd: Any, seconds: int) -> Any:
-        wallet = ledger.lock([organization_id])[organization_id]
-        ledger.reserve({organization_id: amount_usd})
-        return wallet
+    def unasked(wanted: Any) -> Any:
+        wallets = ledger.lock([one.organization_id for one in wanted])
+        ledger.reserve({one.organization_id: one.amount_usd for one in wanted})
+        return wallets
 
     return patched("billing.ledger.reserve_at_once", unasked)
 
@@ -747,8 +747,8 @@ def _() -> Disabled:
     """The end of a hold is an interval on the database's clock, not an instant of the asking process."""
     clock = importlib.import_module("core.clock")
     return rewritten(
-        "clock_timestamp() + make_interval(secs => %s)) RETURNING",
-        lambda: f"'{clock.now().isoformat()}'::timestamptz + make_interval(secs => %s)) RETURNING",
+        "clock_timestamp() AS at",
+        lambda: f"(SELECT '{clock.now().isoformat()}'::timestamptz AS at) AS at",
     )
 
 

@@ -6,7 +6,7 @@ import sys
 if __name__ == "__main__":
     from core import web
 
-    web.TARGET = "tests.unguarded:application"
+    web.TARGETS = dict.fromkeys(web.TARGETS, "tests.unguarded:application")
     sys.exit(web.main())
 elif __name__ == "tests.unguarded":
     # A worker. The guard goes before the application is made and stays away for good.
@@ -15,6 +15,10 @@ elif __name__ == "tests.unguarded":
     _without = guards.in_child(os.environ["WITHOUT_GUARD"])
     _without.__enter__()
 
-    from core.wsgi import application
+    from importlib import import_module
+
+    from core.web import interface
+
+    application = import_module(f"core.{interface()}").application
 
     __all__ = ["application"]

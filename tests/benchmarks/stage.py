@@ -48,10 +48,13 @@ class Stage:
     slugs: list[str]
 
     @contextmanager
-    def server(self, *, workers: int) -> Iterator[WebServer]:
-        """The real web server with that many processes."""
+    def server(self, *, workers: int, rival: str = "") -> Iterator[WebServer]:
+        """The real web server with that many processes, or a rival that it is measured against."""
         environment = {**os.environ, "WEB_WORKERS": str(workers), "LOG_LEVEL": "WARNING"}
-        web = WebServer(folder=self.folder, module="core.web", environment=environment)
+        if rival:
+            environment["RIVAL"] = rival
+        module = "tests.benchmarks.rivals" if rival else "core.web"
+        web = WebServer(folder=self.folder, module=module, environment=environment)
         web.start()
         try:
             yield web

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.test import Client
 
 from billing import budgets, holds, wallets
 from billing.ledger import Terms
@@ -19,11 +18,15 @@ from ops.models import IdempotencyKey
 from orgs import keys, members
 from orgs.keys import IssuedKey
 from orgs.models import Member, Organization, Role, User
+from tests import doors
 from tests.billing.test_grants import give
 from tests.billing.world import rows
 from tests.books import Books
 from tests.metering.world import told
 from tests.orgs import world
+
+# Every promise holds at both doors.
+pytestmark = pytest.mark.usefixtures("both_doors")
 
 AUTHORIZATIONS, VERIFY, EVENTS = "/v1/authorizations", "/v1/keys/verify", "/v1/events"
 HEADER = "X-DeepToken-Org"
@@ -36,7 +39,7 @@ class Gateway:
 
     def __init__(self, *scopes: str, **options: Any) -> None:
         self.issued = world.service_key(*scopes, **options)
-        self.client = Client()
+        self.client = doors.client()
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         return self.client.generic(
@@ -80,7 +83,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(db: None) -> Scene:
+def scene(books: Books) -> Scene:
     return Scene()
 
 
@@ -333,7 +336,7 @@ def test_a_key_without_the_scope_or_of_a_customer_opens_nothing(scene: Scene) ->
         ("GET", f"{AUTHORIZATIONS}/x"), ("POST", f"{AUTHORIZATIONS}/x/release"),
     ):  # fmt: skip
         assert refusal(reporter.send(method, path, {}))[:2] == (403, "scope_missing")
-        customers = Client().generic(
+        customers = doors.client().generic(
             method, path, "{}", content_type="application/json", headers={"Authorization": f"Bearer {scene.key.secret}"}
         )
         assert refusal(customers)[:2] == (403, "permission_denied")

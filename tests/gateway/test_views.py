@@ -19,6 +19,9 @@ from tests.journeys import neighbours
 from tests.journeys.neighbours import EVENTS, Caller, House
 from tests.orgs import world
 
+# Every promise holds at both doors.
+pytestmark = pytest.mark.usefixtures("both_doors")
+
 NDJSON = "application/x-ndjson"
 CLOUDEVENT = "application/cloudevents+json"
 CLOUDEVENTS = "application/cloudevents-batch+json"

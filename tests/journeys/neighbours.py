@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.test import Client
 
 from billing import grants
 from billing.models import Hold, Transfer
@@ -18,6 +17,7 @@ from metering.models import UsageRecord
 from orgs import projects
 from orgs.keys import IssuedKey
 from orgs.models import Member, Organization, Project, User
+from tests import doors
 from tests.orgs import world
 
 MANAGING = ("billing:manage", "keys:manage", "webhooks:manage")
@@ -32,7 +32,7 @@ class Caller:
     name: str
     secret: str
     organization: str = ""
-    client: Client = field(default_factory=Client)
+    client: Any = field(default_factory=doors.client)
 
     @property
     def headers(self) -> dict[str, str]:

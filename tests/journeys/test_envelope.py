@@ -13,6 +13,7 @@ from django.urls import get_resolver
 
 from core import errors, ids
 from orgs import keys
+from tests import doors
 from tests.books import Books
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
@@ -32,6 +33,9 @@ from tests.journeys.test_isolation import (
 )
 from tests.orgs import world
 from tests.proofs import proves
+
+# Every promise holds at both doors.
+pytestmark = pytest.mark.usefixtures("both_doors")
 
 OPEN = {"healthz", "readyz"}
 # What gateways call, about whichever organization, and about the one that the header names.
@@ -165,7 +169,7 @@ def test_no_key_a_bad_one_and_a_revoked_one_are_401_everywhere(acme: House) -> N
     ]
     for _, method, route, path in each_operation(acme):
         for headers in credentials:
-            answer = Client().generic(method, path, "{}", content_type="application/json", headers=headers)
+            answer = doors.client().generic(method, path, "{}", content_type="application/json", headers=headers)
             if route.path in OPEN:
                 assert_common(answer)
                 assert answer.status_code == 200
@@ -173,7 +177,7 @@ def test_no_key_a_bad_one_and_a_revoked_one_are_401_everywhere(acme: House) -> N
             assert_error(answer, 401, "invalid_api_key")
             assert "deepailab-organization" not in answer.headers
             accept = {**headers, "Accept": "application/problem+json"}
-            problem = Client().generic(method, path, "{}", content_type="application/json", headers=accept)
+            problem = doors.client().generic(method, path, "{}", content_type="application/json", headers=accept)
             assert_problem(problem, 401, "invalid_api_key")
 
 
@@ -308,7 +312,7 @@ def test_problem_details_come_only_to_who_asks_for_nothing_else(acme: House) -> 
 
 def test_a_host_that_is_not_ours_is_refused_in_the_envelope(acme: House) -> None:
     for _, method, _, path in each_operation(acme):
-        answer = Client().generic(method, path, headers={"Host": "evil.example"})
+        answer = doors.client().generic(method, path, headers={"Host": "evil.example"})
         assert_error(answer, 400, "invalid_request")
         assert "evil.example" not in answer.content.decode()
 
@@ -320,7 +324,9 @@ def crash(*_: Any, **__: Any) -> Any:
 
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every view of the API has a bug."""
+    """Every view of the API has a bug, and so has the data plane."""
+    for verb in ("gateway.events.read", "gateway.authorizations.admit"):
+        monkeypatch.setattr(verb, crash)
     for pattern in _patterns(get_resolver().url_patterns):
         view = getattr(pattern.callback, "cls", None)
         for method in METHODS:

@@ -94,13 +94,25 @@ def raw(server: WebServer, head: str, body: bytes = b"") -> http.client.HTTPResp
     return answer
 
 
-def test_a_body_without_a_length_is_refused_rather_than_taken_for_none(acme: House, server: WebServer) -> None:
-    key = acme.gateway.secret
-    head = f"POST /v1/events HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nTransfer-Encoding: chunked\n\n"
+def test_a_body_in_chunks_is_taken_where_it_can_be_and_else_refused_rather_than_taken_for_none(
+    acme: House, server: WebServer
+) -> None:
     event = json.dumps(neighbours.event("chunked", organization=acme.slug)).encode()
-    with closing(raw(server, head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))) as answer:
+    chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (7, event[:7], len(event) - 7, event[7:])
+
+    def head(path: str) -> str:
+        key = f"Authorization: Bearer {acme.gateway.secret}"
+        return f"POST {path} HTTP/1.1\nHost: localhost\n{key}\nTransfer-Encoding: chunked\n\n"
+
+    with closing(raw(server, head("/v1/events"), chunks)) as answer:
+        assert (answer.status, json.load(answer)["status"]) == (201, "created")
+    # Behind WSGI a body without a length looks like none.
+    with closing(raw(server, head("/v1/keys/verify"), chunks)) as answer:
         assert (answer.status, json.load(answer)["error"]["code"]) == (411, "length_required")
         assert answer.headers["X-Gateway-Error-Category"] == "user_error"
+
+
+def test_who_asks_before_sending_is_refused_before_having_sent(acme: House, server: WebServer) -> None:
     head = "POST /v1/events HTTP/1.1\nHost: localhost\nContent-Length: 5000000\nExpect: 100-continue\n\n"
     with closing(raw(server, head)) as answer:
         # Who asks first is told before having sent anything.

@@ -1,0 +1,296 @@
+"""Group commit: requests that arrive side by side are read as one set and written as one group.
+
+What arrives while a set is being read is the next set; what has been read while groups are being
+written is the next group: nobody waits where nobody is in the way. A group is one call of one verb,
+so one transaction and one flush, and every answer comes after its own commit. An organization is in
+one group at a time: groups never wait for each other's wallets, and a wallet that is held by
+somebody else holds up its own organization and no other.
+
+All of this runs in one event loop; only ``read`` and ``write`` run in threads.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from django.db import close_old_connections
+
+from core import errors
+
+log = logging.getLogger(__name__)
+
+# What may wait in a process, in requests and in bytes of their bodies; the rest is told to come again.
+WAITING_MAX = 2048
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+# Of that, one organization; and of a group, so that the others' requests go along.
+WAITING_EACH_MAX = 1024
+SHARE_MAX = 250
+# Events of a group, as of a request.
+WEIGHT_MAX = 1000
+# While one group waits for the disk another is written. More at once only make the groups smaller.
+WRITERS = 2
+# A group that takes this long waits for somebody; others need not wait with it.
+STUCK_SECONDS = 0.1
+WRITERS_MAX = 8
+# A body this large keeps a thread busy on its own.
+LARGE_BYTES = 64 * 1024
+
+
+class Alone(Exception):
+    """Given by ``write`` in place of an answer: this one must be written by itself, after the others."""
+
+
+class Reading(Protocol):
+    """A request that has been read: which organizations it is about, and how much it is.
+
+    Only requests of the same ``kin`` share a group.
+    """
+
+    @property
+    def owners(self) -> frozenset[UUID]:
+        """Organizations."""
+
+    @property
+    def weight(self) -> int:
+        """Events."""
+
+    @property
+    def kin(self) -> Hashable:
+        """What must be the same."""
+
+
+Q = TypeVar("Q")
+R = TypeVar("R", bound=Reading)
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class _Job(Generic[Q, R, A]):
+    """A request on its way."""
+
+    __slots__ = ("alone", "future", "owners", "reading", "request", "size")
+
+    def __init__(self, request: Q, size: int, future: "asyncio.Future[A]") -> None:
+        self.request = request
+        self.size = size
+        self.future = future
+        self.reading: R | None = None
+        self.owners: frozenset[UUID] = frozenset()
+        self.alone = False
+
+
+class Groups(Generic[Q, R, A]):
+    """One kind of request: ``read`` makes a reading of one, ``write`` answers for many.
+
+    ``write`` gives for each reading its answer or the refusal. Where it raises, each is written again
+    alone, so it must have left nothing behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        read: Callable[[Q], R],
+        write: Callable[[Sequence[R]], Sequence[A | Exception]],
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._read = read
+        self._write = write
+        self._threads = threads
+        self._arrived: list[_Job[Q, R, A]] = []
+        self._waiting: list[_Job[Q, R, A]] = []
+        self._busy: set[UUID] = set()
+        self._started: dict[int, float] = {}
+        self._each: Counter[UUID] = Counter()
+        self._reads = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._number = 0
+        self.jobs = 0
+        self.bytes = 0
+
+    async def answer(self, request: Q, *, size: int) -> A:
+        """The answer to a request whose body has ``size`` bytes.
+
+        Raises ``Unavailable`` when too much waits already, and what reading and writing it raise. Whoever
+        stops waiting for the answer does not stop the work.
+        """
+        self.check_room(size)
+        job: _Job[Q, R, A] = _Job(request, size, asyncio.get_running_loop().create_future())
+        self.jobs += 1
+        self.bytes += size
+        if size > LARGE_BYTES:
+            self._start_read([job], self._have_read_one)
+        else:
+            self._arrived.append(job)
+            self._read_next()
+        return await asyncio.shield(job.future)
+
+    def check_room(self, size: int = 0) -> None:
+        """Raise ``Unavailable`` when too much waits for a body of ``size`` bytes to wait too."""
+        if self.jobs >= WAITING_MAX or self.bytes + size > WAITING_BYTES_MAX:
+            raise too_much()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What the work comes to, done in a thread that may use the database."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(found: Any) -> None:
+            if future.cancelled():
+                return
+            if isinstance(found, Exception):
+                future.set_exception(found)
+            else:
+                future.set_result(found)
+
+        self._in_thread(work, done)
+        return await future
+
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do the work in a thread that may use the database, then go on in the loop with what came of it."""
+        loop = asyncio.get_running_loop()
+
+        def run() -> None:
+            try:
+                found = work()
+            except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
+                found = error
+            finally:
+                close_old_connections()
+            loop.call_soon_threadsafe(then, found)
+
+        self._threads.submit(run)
+
+    def _read_next(self) -> None:
+        if self._reads or not self._arrived:
+            return
+        jobs, self._arrived = self._arrived, []
+        self._reads = True
+        self._start_read(jobs, self._have_read_set)
+
+    def _start_read(self, jobs: "list[_Job[Q, R, A]]", then: "Callable[[list[_Job[Q, R, A]], Any], None]") -> None:
+        self._in_thread(partial(self._read_all, jobs), partial(then, jobs))
+
+    def _read_all(self, jobs: "Sequence[_Job[Q, R, A]]") -> list[R | Exception]:
+        found: list[R | Exception] = []
+        for job in jobs:
+            try:
+                found.append(self._read(job.request))
+            except Exception as error:  # noqa: BLE001 - one request's failure is its own
+                found.append(error)
+        return found
+
+    def _have_read_set(self, jobs: "list[_Job[Q, R, A]]", found: Any) -> None:
+        self._reads = False
+        self._have_read_one(jobs, found)
+        self._read_next()
+
+    def _have_read_one(self, jobs: "list[_Job[Q, R, A]]", found: Any) -> None:
+        for job, reading in zip(jobs, _each(jobs, found), strict=True):
+            if isinstance(reading, Exception):
+                self._finish(job, reading)
+                continue
+            job.reading, job.owners = reading, reading.owners
+            if any(self._each[owner] >= WAITING_EACH_MAX for owner in job.owners):
+                self._finish(job, too_much())
+                continue
+            self._each.update(job.owners)
+            self._waiting.append(job)
+        self._write_next()
+
+    def _write_next(self) -> None:
+        """Start groups while there is something to write and a place to do so."""
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while len(self._started) < WRITERS_MAX:
+            going = sum(now - started < STUCK_SECONDS for started in self._started.values())
+            if going >= WRITERS:
+                break
+            group = self._take()
+            if not group:
+                return
+            self._start_write(group, now)
+        if self._timer is None and self._waiting:
+            self._timer = loop.call_later(STUCK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._write_next()
+
+    def _take(self) -> "list[_Job[Q, R, A]]":
+        """The next group, in the order of arrival as far as organizations in other groups allow."""
+        group: list[_Job[Q, R, A]] = []
+        left: list[_Job[Q, R, A]] = []
+        shares: Counter[UUID] = Counter()
+        weight = 0
+        for place, job in enumerate(self._waiting):
+            assert job.reading is not None
+            fits = (
+                self._busy.isdisjoint(job.owners)
+                and weight + job.reading.weight <= max(WEIGHT_MAX, job.reading.weight * (not group))
+                and not (group and (job.alone or job.reading.kin != group[0].reading.kin))  # type: ignore[union-attr]
+                and all(shares[owner] < SHARE_MAX for owner in job.owners)
+            )
+            if not fits:
+                left.append(job)
+                continue
+            group.append(job)
+            shares.update(job.owners)
+            weight += job.reading.weight
+            if job.alone or weight >= WEIGHT_MAX:
+                left.extend(self._waiting[place + 1 :])
+                break
+        self._waiting = left
+        return group
+
+    def _start_write(self, group: "list[_Job[Q, R, A]]", now: float) -> None:
+        owners = frozenset().union(*(job.owners for job in group))
+        self._busy |= owners
+        self._number += 1
+        self._started[self._number] = now
+        readings = [job.reading for job in group if job.reading is not None]
+        self._in_thread(partial(self._write, readings), partial(self._have_written, self._number, group, owners))
+
+    def _have_written(self, number: int, group: "list[_Job[Q, R, A]]", owners: Iterable[UUID], found: Any) -> None:
+        del self._started[number]
+        self._busy.difference_update(owners)
+        if isinstance(found, Exception) and len(group) > 1:
+            log.warning("a group of %d requests falls apart: %s", len(group), found)
+            for job in group:
+                job.alone = True
+            self._waiting[:0] = group
+        else:
+            for job, answer in zip(group, _each(group, found), strict=True):
+                if isinstance(answer, Alone):
+                    job.alone = True
+                    self._waiting.append(job)
+                    continue
+                self._each.subtract(job.owners)
+                self._finish(job, answer)
+            self._each += Counter()
+        self._write_next()
+
+    def _finish(self, job: "_Job[Q, R, A]", answer: A | Exception) -> None:
+        self.jobs -= 1
+        self.bytes -= job.size
+        if isinstance(answer, Exception):
+            job.future.set_exception(answer)
+            # Whoever asked may be gone, and an error that nobody reads is logged by asyncio.
+            job.future.exception()
+        else:
+            job.future.set_result(answer)
+
+
+def _each(jobs: Sequence[Any], found: Any) -> Sequence[Any]:
+    """What came of each job, where an error is that of all."""
+    return [found] * len(jobs) if isinstance(found, Exception) else found
+
+
+def too_much() -> errors.Unavailable:
+    """The refusal of what would have to wait too long."""
+    return errors.Unavailable("More arrives than can be written now; send it again.")

@@ -1,0 +1,299 @@
+"""The data plane: what gateways call with every request, as an ASGI callable ahead of Django.
+
+It answers the busiest paths only, and only requests of the plainest form; for anything else ``takes``
+is false and Django's views, over the same verbs, answer. What an answer carries, how errors look and
+who may call is the same on both sides (``core.http``, ``orgs``); one suite of tests asks both.
+"""
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from core import errors, http, wire
+from core.web import PLANE_THREADS
+from gateway import authorizations, events, groups
+from gateway.compression import inflate
+from gateway.groups import Groups
+from ops import idempotency
+from orgs import addresses, permissions, principals
+from orgs.authentication import bearer
+from orgs.principals import ORGANIZATION_HEADER, Principal
+
+Scope = Mapping[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[str, str]
+
+EVENTS = "/v1/events"
+AUTHORIZATIONS = "/v1/authorizations"
+IDEMPOTENCY = idempotency.HEADER.lower()
+
+# An unread body is read and dropped so that the answer is seen, by so many requests at once.
+_DROP_BYTES_MAX = 64 * 1024 * 1024
+_DROPPING_MAX = 4
+# What Django's middleware puts on every answer of ours.
+_ALWAYS = (
+    (b"x-frame-options", settings.X_FRAME_OPTIONS.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", settings.SECURE_REFERRER_POLICY.encode()),
+    (b"cross-origin-opener-policy", settings.SECURE_CROSS_ORIGIN_OPENER_POLICY.encode()),
+    (b"deepailab-version", settings.API_VERSION.encode()),
+)
+_ALWAYS_SECURE = (
+    *_ALWAYS,
+    (b"strict-transport-security", f"max-age={settings.SECURE_HSTS_SECONDS}; includeSubDomains; preload".encode()),
+)
+
+
+class Gone(Exception):
+    """Who asked has left before the body was whole."""
+
+
+class Call(NamedTuple):
+    """A request: its head as text, and its body as it came."""
+
+    headers: Headers
+    peer: str
+    raw: bytes
+
+
+class Told(NamedTuple):
+    """An answer, ready for the wire."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+
+def takes(scope: Scope) -> bool:
+    """Whether a request is for the data plane: a POST to one of its paths, in plain form."""
+    if scope["method"] != "POST" or scope["path"] not in _PATHS:
+        return False
+    headers = headers_of(scope)
+    if scope["path"] == AUTHORIZATIONS and (IDEMPOTENCY in headers or not _is_json(headers.get("content-type", ""))):
+        return False
+    return (
+        _is_ours(headers.get("host", ""))
+        and _takes_json(headers.get("accept", ""))
+        # Django sends whoever comes over plain HTTP to HTTPS.
+        and (not settings.SECURE_SSL_REDIRECT or _is_secure(scope, headers))
+    )
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request that ``takes`` said yes to."""
+    started = time.monotonic_ns()
+    headers = headers_of(scope)
+    correlation = http.correlation(headers.get("x-request-id", ""))
+    body = Body(headers, receive)
+    try:
+        try:
+            told = await _answer(scope, headers, body)
+        except Gone:
+            raise
+        except Exception as error:  # noqa: BLE001 - every failure is an answer
+            told = _refused(http.from_exception(error), accept=headers.get("accept", ""), correlation=correlation)
+            await body.drop()
+    except Gone:
+        return
+    await send(
+        {
+            "type": "http.response.start",
+            "status": told.status,
+            "headers": [
+                (b"content-type", told.content_type.encode()),
+                (b"content-length", b"%d" % len(told.body)),
+                (b"x-request-id", correlation.encode()),
+                (b"deepailab-processing-ms", b"%d" % ((time.monotonic_ns() - started) // 1_000_000)),
+                *(_ALWAYS_SECURE if settings.SECURE_SSL_REDIRECT else _ALWAYS),
+                *((name.lower().encode(), value.encode("latin-1")) for name, value in told.headers.items()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": told.body})
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers as WSGI has them: text, and one that was sent twice joined by a comma."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]},{text}" if key in found else text
+    return found
+
+
+@lru_cache(maxsize=256)
+def _is_ours(host: str) -> bool:
+    """Whether the host is one that Django would serve."""
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
+
+
+def _is_secure(scope: Scope, headers: Headers) -> bool:
+    """As Django's ``request.is_secure``."""
+    if settings.SECURE_PROXY_SSL_HEADER is None:
+        return bool(scope["scheme"] == "https")
+    name, value = settings.SECURE_PROXY_SSL_HEADER
+    told = headers.get(name.removeprefix("HTTP_").lower().replace("_", "-"))
+    return told is not None and told.split(",", 1)[0].strip() == value
+
+
+@lru_cache(maxsize=256)
+def _is_json(content_type: str) -> bool:
+    return content_type.split(";")[0].strip().lower() == "application/json"
+
+
+@lru_cache(maxsize=256)
+def _takes_json(accept: str) -> bool:
+    """Whether an ``Accept`` plainly takes JSON; Django's view negotiates about the rest."""
+    told = {part.split(";")[0].strip().lower() for part in accept.split(",")}
+    return not accept.strip() or not told.isdisjoint({"*/*", "application/*", "application/json", http.PROBLEM})
+
+
+def _refused(error: errors.ApiError, *, accept: str, correlation: str) -> Told:
+    refusal = http.refusal(error, accept=accept, correlation=correlation)
+    return Told(refusal.status, refusal.body, refusal.content_type, refusal.headers)
+
+
+class Body:
+    """A request's body as it comes in; ``length`` is what its sender declared, in bytes, 0 for chunks."""
+
+    def __init__(self, headers: Headers, receive: Receive) -> None:
+        self._headers = headers
+        self._receive = receive
+        told = headers.get("content-length", "0")
+        # What is no length is too much.
+        self.length = int(told) if told.isdecimal() else settings.BODY_BYTES_MAX + 1
+        self._left = self.length > 0 or "transfer-encoding" in headers
+
+    async def whole(self) -> bytes:
+        """All of it, compressed or not. Raises ``RequestTooLarge`` as soon as that is known, or ``Gone``."""
+        limit = settings.BODY_BYTES_MAX
+        parts: list[bytes] = []
+        size = 0
+        while self._left:
+            parts.append(await self._part())
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(limit)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def drop(self) -> None:
+        """Read what nobody has read: who is cut off while sending never sees the answer. Raises ``Gone``.
+
+        A sender who asks first has sent nothing yet.
+        """
+        if not self._left or "expect" in self._headers or not _dropping.acquire(blocking=False):
+            return
+        try:
+            size = 0
+            while self._left and size < _DROP_BYTES_MAX:
+                size += len(await self._part())
+        finally:
+            _dropping.release()
+
+    async def _part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self._left = message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+
+_dropping = threading.BoundedSemaphore(_DROPPING_MAX)
+
+
+def _too_large(limit: int) -> errors.RequestTooLarge:
+    return errors.RequestTooLarge(f"A body has at most {limit} bytes.")
+
+
+def _identify(headers: Headers, peer: str, *, scope: str) -> Principal:
+    """Who calls, if a gateway may do so there. Raises an ``ApiError``."""
+    authorization = headers.get("authorization")
+    if authorization is None:
+        raise errors.InvalidApiKey
+    principal = principals.identify(
+        secret=bearer(authorization),
+        header=headers.get(_ORGANIZATION),
+        address=addresses.client(
+            peer=peer, forwarded=headers.get("x-forwarded-for", ""), proxies=settings.TRUSTED_PROXIES
+        ),
+        default_only=True,
+    )
+    permissions.check(principal, kinds=permissions.SERVICE, needs=None, scope=scope)
+    return principal
+
+
+_ORGANIZATION = ORGANIZATION_HEADER.lower()
+
+
+def _read_events(call: Call) -> events.Reading:
+    reporter = _identify(call.headers, call.peer, scope=_SCOPES[EVENTS])
+    raw = inflate(
+        call.raw,
+        encoding=call.headers.get("content-encoding", "").strip().lower(),
+        limit=settings.BODY_BYTES_MAX,
+    )
+    media_type = (call.headers.get("content-type") or "application/json").split(";")[0].strip().lower()
+    return events.read(raw, media_type=media_type, reporter=reporter)
+
+
+def _write_events(readings: Sequence[events.Reading]) -> list[Told | Exception]:
+    return [_told(answer) for answer in events.write(readings)]
+
+
+def _told(answer: events.Answer) -> Told:
+    headers = http.error_headers(answer.error) if answer.error else {}
+    return Told(answer.status, wire.encode(answer.body), headers=headers)
+
+
+def _read_authorization(call: Call) -> authorizations.Reading:
+    asker = _identify(call.headers, call.peer, scope=_SCOPES[AUTHORIZATIONS])
+    return authorizations.Reading(authorizations.admit(http.json_object(call.raw), asker=asker), asker)
+
+
+def _write_authorizations(readings: Sequence[authorizations.Reading]) -> list[Told | Exception]:
+    if len(readings) == 1:
+        return [_created(authorizations.place_alone(readings[0]))]
+    placed = authorizations.place_together(readings)
+    return [groups.Alone() if told is None else _created(told) for told in placed]
+
+
+def _created(told: Mapping[str, Any]) -> Told:
+    return Told(201, wire.encode(told))
+
+
+_threads = ThreadPoolExecutor(max_workers=PLANE_THREADS, thread_name_prefix="plane")
+_events: Groups[Call, events.Reading, Told] = Groups(read=_read_events, write=_write_events, threads=_threads)
+
+
+_authorizations: Groups[Call, authorizations.Reading, Told] = Groups(
+    read=_read_authorization, write=_write_authorizations, threads=_threads
+)
+_PATHS: Mapping[str, Groups[Call, Any, Told]] = {EVENTS: _events, AUTHORIZATIONS: _authorizations}
+
+
+_SCOPES = {EVENTS: permissions.EVENTS_WRITE, AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE}
+
+
+async def _answer(scope: Scope, headers: Headers, body: Body) -> Told:
+    """Take the body in and wait for the answer. Raises what is raised on the way."""
+    door = _PATHS[scope["path"]]
+    if body.length > settings.BODY_BYTES_MAX:
+        raise _too_large(settings.BODY_BYTES_MAX)
+    door.check_room(body.length)
+    peer = (scope.get("client") or ("", 0))[0]
+    if "expect" in headers or body.length > groups.LARGE_BYTES:
+        # Who may not send it is told so before having sent it.
+        await door.in_thread(partial(_identify, headers, peer, scope=_SCOPES[scope["path"]]))
+    raw = await body.whole()
+    return await door.answer(Call(headers, peer, raw), size=len(raw))

@@ -1,0 +1,72 @@
+"""Two applications on one port, and an end at which nobody is left without an answer."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+from contextlib import closing
+
+import httpx
+import pytest
+
+from metering.models import UsageRecord
+from tests.books import Books
+from tests.journeys import neighbours
+from tests.journeys.neighbours import House
+from tests.server import HOST, WebServer
+
+REQUESTS = 24
+SECONDS = 30
+
+
+@pytest.fixture
+def acme(books: Books) -> House:
+    """An organization with usage and a gateway."""
+    return neighbours.house("acme-labs")
+
+
+def test_both_applications_answer_on_one_port(acme: House, server: WebServer) -> None:
+    with httpx.Client(base_url=server.base_url, headers=acme.gateway.headers) as client:
+        assert client.post("/v1/events", json=neighbours.event("e-1")).status_code == 201
+        assert client.post("/v1/authorizations", json=neighbours.authorization(acme)).status_code == 201
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/v1/events").status_code == 405
+        assert client.get("/admin/login/").headers["content-type"].startswith("text/html")
+
+
+def begin(acme: House, server: WebServer, number: int) -> socket.socket:
+    """A request that the server has begun to read: it has asked for the body, and has it."""
+    body = json.dumps(neighbours.event(f"last-{number}")).encode()
+    line = socket.create_connection((HOST, server.port), timeout=SECONDS)
+    told = {**acme.gateway.headers, "Host": "localhost", "Content-Type": "application/json",
+            "Content-Length": str(len(body)), "Expect": "100-continue"}  # fmt: skip
+    head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+    line.sendall(f"POST /v1/events HTTP/1.1\r\n{head}\r\n".encode())
+    said = b""
+    while not said.endswith(b"\r\n\r\n"):
+        said += line.recv(1)
+    assert said.startswith(b"HTTP/1.1 100 ")
+    line.sendall(body)
+    return line
+
+
+def end_of(line: socket.socket) -> tuple[int, str]:
+    """Status and verdict of the answer."""
+    answer = http.client.HTTPResponse(line, method="POST")
+    answer.begin()
+    with closing(line), closing(answer):
+        return answer.status, json.load(answer)["status"]
+
+
+def test_at_the_end_whatever_was_taken_is_answered_and_durable(acme: House, books: Books, server: WebServer) -> None:
+    before = UsageRecord.objects.count()
+    with books.connect() as raw:
+        with raw.transaction():
+            # Whoever charges the wallet waits for us.
+            raw.execute("SELECT 1 FROM wallet WHERE organization_id = %s FOR UPDATE", [acme.organization.pk])
+            lines = [begin(acme, server, number) for number in range(REQUESTS)]
+            os.kill(server.pid, signal.SIGTERM)
+        answers = [end_of(line) for line in lines]
+    assert answers == [(201, "created")] * REQUESTS
+    assert UsageRecord.objects.count() == before + REQUESTS

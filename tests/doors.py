@@ -1,0 +1,132 @@
+"""The two doors of the busiest paths, for suites that must hold at both.
+
+    pytestmark = pytest.mark.usefixtures("both_doors")
+
+``doors.client()`` is then Django's test client in one run, and in the other one that asks the data
+plane first, as ``core.asgi`` does, in a thread with an event loop.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+from urllib.parse import quote, urlencode
+
+import httpx
+import pytest
+from django.db import connections
+from django.test import Client
+
+SECONDS = 60
+
+
+class PlaneClient:
+    """As much of Django's test client as the suites use; what the data plane does not take goes to Django."""
+
+    def __init__(self) -> None:
+        self._django = Client()
+        self.taken = 0
+
+    def generic(
+        self,
+        method: str,
+        path: str,
+        data: str | bytes = "",
+        content_type: str = "application/octet-stream",
+        *,
+        query_params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The answer to one request."""
+        from gateway import plane
+
+        body = data.encode() if isinstance(data, str) else data
+        sent = {"Host": "testserver", "Content-Length": str(len(body)), **(headers or {})}
+        if body:
+            sent["Content-Type"] = content_type
+        scope = {
+            "type": "http",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": quote(path).encode(),
+            "query_string": urlencode(dict(query_params or {})).encode(),
+            "client": ("127.0.0.1", 50000),
+            "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()],
+        }
+        if not plane.takes(scope):
+            return self._django.generic(
+                method, path, data, content_type, query_params=dict(query_params or {}), headers=dict(headers or {})
+            )
+        self.taken += 1
+        return asyncio.run_coroutine_threadsafe(_ask(plane, scope, body), _loop()).result(SECONDS)
+
+    def post(self, path: str, data: str | bytes = "", content_type: str = "application/json", **options: Any) -> Any:
+        """A POST."""
+        return self.generic("POST", path, data, content_type, **options)
+
+    def get(self, path: str, **options: Any) -> Any:
+        """A GET."""
+        return self.generic("GET", path, **options)
+
+
+async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response:
+    # In parts, as they come from a socket.
+    parts = [body[at : at + 65536] for at in range(0, len(body), 65536)] or [b""]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        assert parts, "the body was whole"
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await plane.application(scope, receive, send)
+    start, *rest = sent
+    content = b"".join(part.get("body", b"") for part in rest)
+    return httpx.Response(start["status"], headers=start["headers"], content=content)
+
+
+_running: list[asyncio.AbstractEventLoop] = []
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if not _running:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="plane-loop", daemon=True).start()
+        _running.append(loop)
+    return _running[0]
+
+
+_chosen: list[type[Any]] = [Client]
+
+
+def client() -> Any:
+    """A client at the door that is being tested."""
+    return _chosen[-1]()
+
+
+@pytest.fixture(params=["views", "plane"])
+def both_doors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test once at Django's views and once at the data plane."""
+    if request.param == "views":
+        yield
+        return
+    from gateway import groups, plane
+
+    _chosen.append(PlaneClient)
+    with (
+        ThreadPoolExecutor(max_workers=4, thread_name_prefix="plane-test") as threads,
+        # Threads must leave no connection behind to a database that will be dropped.
+        mock.patch.object(groups, "close_old_connections", connections.close_all),
+        mock.patch.object(plane._events, "_threads", threads),
+        mock.patch.object(plane._authorizations, "_threads", threads),
+    ):
+        try:
+            yield
+        finally:
+            _chosen.remove(PlaneClient)
