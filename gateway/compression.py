@@ -29,22 +29,67 @@ class _Part(Protocol):
     def decompress(self, data: memoryview, /) -> bytes: ...
 
 
-def inflate(raw: bytes, *, encoding: str, limit: int) -> bytes:
-    """The decompressed body; work stops at ``limit`` bytes, so a bomb costs no memory.
+class Inflating:
+    """The body behind an encoding, as its bytes come in; work stops at ``limit`` bytes, so a bomb costs no memory.
 
     Raises ``RequestTooLarge``, ``UnsupportedMediaType`` for another encoding, ``InvalidRequest``
     for data that does not decompress or is cut short.
     """
-    if encoding in {"", "identity"}:
-        plain = raw
-    elif encoding == "gzip":
-        plain = _unpack(raw, limit=limit, begin=_gzip, step=_GZIP_STEP, name=encoding)
-    elif encoding == "zstd":
-        plain = _unpack(raw, limit=limit, begin=_zstd, step=_ZSTD_STEP, name=encoding)
-    else:
-        raise errors.UnsupportedMediaType("Content-Encoding is gzip, zstd or absent.", param="Content-Encoding")
-    if len(plain) > limit:
-        raise errors.RequestTooLarge(f"A body has at most {limit} bytes after decompression.")
+
+    def __init__(self, *, encoding: str, limit: int) -> None:
+        self._name = encoding
+        self._limit = limit
+        self._size = 0
+        self._parts = 0
+        self._part: _Part | None = None
+        if encoding in {"", "identity"}:
+            self._begin: Callable[[], _Part] | None = None
+        elif encoding in _PACKINGS:
+            self._begin, self._step = _PACKINGS[encoding]
+        else:
+            raise errors.UnsupportedMediaType("Content-Encoding is gzip, zstd or absent.", param="Content-Encoding")
+
+    def feed(self, raw: bytes) -> bytes:
+        """What the next bytes of the body stand for."""
+        if self._begin is None:
+            return self._within(raw)
+        view = memoryview(raw)
+        found: list[bytes] = []
+        at = 0
+        try:
+            while at < len(raw):
+                part = self._part or self._next(self._begin)
+                piece = part.decompress(view[at : at + self._step])
+                at = min(at + self._step, len(raw)) - len(part.unused_data)
+                found.append(self._within(piece))
+                self._part = None if part.eof else part
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise errors.InvalidRequest(f"The body is not {self._name}.") from error
+        return b"".join(found)
+
+    def close(self) -> None:
+        """The body ends here."""
+        if self._part is not None:
+            raise errors.InvalidRequest(f"The {self._name} body is cut short.")
+
+    def _next(self, begin: Callable[[], "_Part"]) -> "_Part":
+        if self._parts == PARTS_MAX:
+            raise errors.InvalidRequest(f"The {self._name} body has more than {PARTS_MAX} parts.")
+        self._parts += 1
+        return begin()
+
+    def _within(self, piece: bytes) -> bytes:
+        self._size += len(piece)
+        if self._size > self._limit:
+            raise errors.RequestTooLarge(f"A body has at most {self._limit} bytes after decompression.")
+        return piece
+
+
+def inflate(raw: bytes, *, encoding: str, limit: int) -> bytes:
+    """The decompressed body. Raises what ``Inflating`` raises."""
+    body = Inflating(encoding=encoding, limit=limit)
+    plain = body.feed(raw)
+    body.close()
     return plain
 
 
@@ -56,24 +101,4 @@ def _zstd() -> _Part:
     return zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX).decompressobj()
 
 
-def _unpack(raw: bytes, *, limit: int, begin: Callable[[], _Part], step: int, name: str) -> bytes:
-    """All parts of a body one after the other, until one passes the limit."""
-    view = memoryview(raw)
-    found: list[bytes] = []
-    size = at = parts = 0
-    try:
-        while at < len(raw) and size <= limit:
-            if parts == PARTS_MAX:
-                raise errors.InvalidRequest(f"The {name} body has more than {PARTS_MAX} parts.")
-            part = begin()
-            parts += 1
-            while not part.eof and at < len(raw) and size <= limit:
-                piece = part.decompress(view[at : at + step])
-                at = min(at + step, len(raw)) - len(part.unused_data)
-                found.append(piece)
-                size += len(piece)
-            if not part.eof and size <= limit:
-                raise errors.InvalidRequest(f"The {name} body is cut short.")
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise errors.InvalidRequest(f"The body is not {name}.") from error
-    return b"".join(found)
+_PACKINGS: dict[str, tuple[Callable[[], _Part], int]] = {"gzip": (_gzip, _GZIP_STEP), "zstd": (_zstd, _ZSTD_STEP)}

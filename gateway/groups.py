@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 # What may wait in a process, in requests and in bytes of their bodies; the rest is told to come again.
 WAITING_MAX = 2048
 WAITING_BYTES_MAX = 64 * 1024 * 1024
-# Of that, one organization; and of a group, so that the others' requests go along.
-WAITING_EACH_MAX = 1024
+# One organization may take this part of what may wait, and of a group, so that there is room for the others.
+EACH_PART = 2
 SHARE_MAX = 250
 # Events of a group, as of a request.
 WEIGHT_MAX = 1000
@@ -194,7 +194,7 @@ class Groups(Generic[Q, R, A]):
                 self._finish(job, reading)
                 continue
             job.reading, job.owners = reading, reading.owners
-            if any(self._each[owner] >= WAITING_EACH_MAX for owner in job.owners):
+            if any(self._each[owner] >= WAITING_MAX // EACH_PART for owner in job.owners):
                 self._finish(job, too_much())
                 continue
             self._each.update(job.owners)

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlencode
@@ -110,23 +111,30 @@ def client() -> Any:
     return _chosen[-1]()
 
 
+@contextmanager
+def plane_door(*, threads: int = 4) -> Iterator[None]:
+    """Clients that are made meanwhile ask the data plane."""
+    from gateway import groups, plane
+
+    _chosen.append(PlaneClient)
+    with (
+        ThreadPoolExecutor(max_workers=threads, thread_name_prefix="plane-test") as pool,
+        # Threads must leave no connection behind to a database that will be dropped.
+        mock.patch.object(groups, "close_old_connections", connections.close_all),
+        mock.patch.object(plane._events, "_threads", pool),
+        mock.patch.object(plane._authorizations, "_threads", pool),
+    ):
+        try:
+            yield
+        finally:
+            _chosen.remove(PlaneClient)
+
+
 @pytest.fixture(params=["views", "plane"])
 def both_doors(request: pytest.FixtureRequest) -> Iterator[None]:
     """The test once at Django's views and once at the data plane."""
     if request.param == "views":
         yield
         return
-    from gateway import groups, plane
-
-    _chosen.append(PlaneClient)
-    with (
-        ThreadPoolExecutor(max_workers=4, thread_name_prefix="plane-test") as threads,
-        # Threads must leave no connection behind to a database that will be dropped.
-        mock.patch.object(groups, "close_old_connections", connections.close_all),
-        mock.patch.object(plane._events, "_threads", threads),
-        mock.patch.object(plane._authorizations, "_threads", threads),
-    ):
-        try:
-            yield
-        finally:
-            _chosen.remove(PlaneClient)
+    with plane_door():
+        yield

@@ -843,6 +843,18 @@ def _() -> Disabled:
     return patched("orgs.keys.well_formed", lambda secret: True)
 
 
+@guard("unpacking_stops_at_the_limit")
+def _() -> Disabled:
+    """A compressed body is unpacked bit by bit, and no further than a body may be."""
+    return patched("gateway.compression.Inflating._within", lambda self, piece: piece)
+
+
+@guard("nobody_fills_the_queue_for_the_others")
+def _() -> Disabled:
+    """One organization has at most half of what may wait in a process."""
+    return patched("gateway.groups.EACH_PART", 1)
+
+
 @guard("bodies_have_a_limit")
 def _() -> Disabled:
     """A body, unpacked, has at most 8 MiB."""

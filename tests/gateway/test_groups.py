@@ -294,6 +294,7 @@ def test_what_does_not_fit_is_told_to_come_again_and_room_comes_back(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "WAITING_MAX", 2)
+    monkeypatch.setattr(groups, "EACH_PART", 1)
     monkeypatch.setattr(groups, "WAITING_BYTES_MAX", 100)
     desk = Desk("slow")
 
@@ -317,7 +318,7 @@ def test_what_does_not_fit_is_told_to_come_again_and_room_comes_back(
 def test_one_organization_cannot_fill_the_queue_for_the_others(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "WAITING_EACH_MAX", 2)
+    monkeypatch.setattr(groups, "WAITING_MAX", 4)
     desk = Desk("slow")
 
     async def story(door: "Groups[Read, Read, str]") -> None:

@@ -1,10 +1,12 @@
 """How much a request may hold: just under, at, just over and far over each limit, and what that costs the server."""
 
+import gzip
 import http.client
 import json
 import re
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -151,3 +153,37 @@ def test_a_batch_is_taken_up_to_a_thousand_events_and_refused_beyond_as_a_whole(
     assert gateway.post(iter([events]), len(events)).refusal == (413, "too_many_events")
     assert rows("SELECT count(*) FROM usage_record") == [(1900,)]
     assert_sound()
+
+
+def bomb(encoding: str, size: int) -> bytes:
+    """A small body that unpacks to ``size`` zeros: one piece again and again, which both formats allow."""
+    piece = b"\0" * (16 * MIB)
+    if encoding == "gzip":
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
+        head = gzip.compress(b"")[:10]
+    else:
+        packed, head = zstandard.ZstdCompressor().compress(piece), b""
+    return head + packed * (size // len(piece))
+
+
+@proves("A10", guard="unpacking_stops_at_the_limit")
+def test_a_small_body_that_unpacks_into_gigabytes_is_refused_and_costs_no_memory(
+    gateway: Gateway, server: WebServer
+) -> None:
+    for encoding in ("gzip", "zstd"):
+        packed = bomb(encoding, BODY_MAX)
+        assert gateway.post(iter([packed]), len(packed), encoding=encoding).status == 400
+    before = peaks(server)
+    # First one that a machine survives if nothing stops it.
+    for size in (384 * MIB, 8192 * MIB):
+        for encoding in ("gzip", "zstd"):
+            packed = bomb(encoding, size)
+            assert len(packed) <= BODY_MAX + 4096
+            packed = packed[:BODY_MAX]
+            answer = gateway.post(iter([packed]), len(packed), encoding=encoding)
+            assert answer.refusal == (413, "request_too_large"), (encoding, size)
+    assert peaks(server) - before < GROWTH_MAX
+    for encoding in ("br", "deflate", "gzip, gzip"):
+        answer = gateway.post(iter([b"{}"]), 2, encoding=encoding)
+        assert answer.refusal == (415, "unsupported_media_type"), encoding
