@@ -1,16 +1,18 @@
-"""Group commit: requests that arrive side by side are read as one set and written as one group.
+"""Group commit: requests that arrive side by side are written as one group.
 
-What arrives while a set is being read is the next set; what has been read while groups are being
-written is the next group: nobody waits where nobody is in the way. A group is one call of one verb,
-so one transaction and one flush, and every answer comes after its own commit. An organization is in
-one group at a time: groups never wait for each other's wallets, and a wallet that is held by
-somebody else holds up its own organization and no other.
+What comes while groups are being written is the next group: nobody waits where nobody is in the
+way. A group is one call of one verb, so one transaction and one flush, and every answer comes after
+its own commit. An organization is in one group at a time: groups never wait for each other's
+wallets, and a wallet that is held by somebody else holds up its own organization and no other.
 
-All of this runs in one event loop; only ``read`` and ``write`` run in threads.
+All of this runs in one event loop. What may wait for the database runs in threads: ``write``, and
+``read`` where the caches of this process do not know enough.
 """
 
 import asyncio
 import logging
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,8 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from django.db import close_old_connections
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections
 
 from core import errors
 
@@ -37,8 +40,30 @@ WRITERS = 2
 # A group that takes this long waits for somebody; others need not wait with it.
 STUCK_SECONDS = 0.1
 WRITERS_MAX = 8
-# A body this large keeps a thread busy on its own.
-LARGE_BYTES = 64 * 1024
+# After so long without work a thread asks whether its connection still stands.
+IDLE_SECONDS = 1.0
+# A body this small is read on the spot, as far as nothing is asked of the database.
+SMALL_BYTES = 8 * 1024
+
+
+def check_connection() -> None:
+    """Before this thread works: a connection that has been idle may have been cut off meanwhile."""
+    kept = connections["default"]
+    idle = time.monotonic() - getattr(_thread, "used", 0.0) > IDLE_SECONDS
+    if kept.connection is not None and idle and not kept.is_usable():
+        kept.close()
+
+
+def settle_connection() -> None:
+    """After this thread worked: keep its connection unless it is broken; another one costs the pool several queries."""
+    kept = connections["default"]
+    _thread.used = time.monotonic()
+    if kept.connection is not None and (kept.errors_occurred or kept.in_atomic_block):
+        kept.close()
+        kept.errors_occurred = False
+
+
+_thread = threading.local()
 
 
 class Alone(Exception):
@@ -122,11 +147,19 @@ class Groups(Generic[Q, R, A]):
         job: _Job[Q, R, A] = _Job(request, size, asyncio.get_running_loop().create_future())
         self.jobs += 1
         self.bytes += size
-        if size > LARGE_BYTES:
+        if size > SMALL_BYTES:
             self._start_read([job], self._have_read_one)
-        else:
+            return await asyncio.shield(job.future)
+        try:
+            reading = self._read(request)
+        except SynchronousOnlyOperation:
+            # It needs the database, for which an event loop must not wait.
             self._arrived.append(job)
             self._read_next()
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._finish(job, error)
+        else:
+            self._have_read_one([job], [reading])
         return await asyncio.shield(job.future)
 
     def check_room(self, size: int = 0) -> None:
@@ -155,11 +188,12 @@ class Groups(Generic[Q, R, A]):
 
         def run() -> None:
             try:
+                check_connection()
                 found = work()
             except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
                 found = error
             finally:
-                close_old_connections()
+                settle_connection()
             loop.call_soon_threadsafe(then, found)
 
         self._threads.submit(run)

@@ -35,6 +35,8 @@ EVENTS = "/v1/events"
 AUTHORIZATIONS = "/v1/authorizations"
 IDEMPOTENCY = idempotency.HEADER.lower()
 
+# Who sends a body this large is asked who they are first.
+_LARGE_BYTES = 64 * 1024
 # An unread body is read and dropped so that the answer is seen, by so many requests at once.
 _DROP_BYTES_MAX = 64 * 1024 * 1024
 _DROPPING_MAX = 4
@@ -292,7 +294,7 @@ async def _answer(scope: Scope, headers: Headers, body: Body) -> Told:
         raise _too_large(settings.BODY_BYTES_MAX)
     door.check_room(body.length)
     peer = (scope.get("client") or ("", 0))[0]
-    if "expect" in headers or body.length > groups.LARGE_BYTES:
+    if "expect" in headers or body.length > _LARGE_BYTES:
         # Who may not send it is told so before having sent it.
         await door.in_thread(partial(_identify, headers, peer, scope=_SCOPES[scope["path"]]))
     raw = await body.whole()

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from django.conf import settings
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection, transaction
 from django.db.models import F
 
@@ -88,7 +89,13 @@ class _Epoch:
                 return self._value
             self._asking_since = began
             changes = self._changes
-        value: int = CacheEpoch.objects.values_list("value", flat=True).get()
+        try:
+            value: int = CacheEpoch.objects.values_list("value", flat=True).get()
+        except SynchronousOnlyOperation:
+            # An event loop may not ask; whoever does so for it must not take the question for asked.
+            with self._lock:
+                self._asking_since = NEVER
+            raise
         with self._lock:
             if changes == self._changes and began >= self._as_of:
                 self._value, self._as_of = value, began

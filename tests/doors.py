@@ -120,7 +120,7 @@ def plane_door(*, threads: int = 4) -> Iterator[None]:
     with (
         ThreadPoolExecutor(max_workers=threads, thread_name_prefix="plane-test") as pool,
         # Threads must leave no connection behind to a database that will be dropped.
-        mock.patch.object(groups, "close_old_connections", connections.close_all),
+        mock.patch.object(groups, "settle_connection", connections.close_all),
         mock.patch.object(plane._events, "_threads", pool),
         mock.patch.object(plane._authorizations, "_threads", pool),
     ):

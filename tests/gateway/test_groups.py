@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import Error, connection, connections
 
 from core import errors
 from gateway import groups
 from gateway.groups import Alone, Groups
+from tests.books import Books
 
 SECONDS = 30
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
@@ -259,14 +262,14 @@ def test_what_asks_to_be_written_alone_is_written_again_after_the_others_are_ans
     desk.write = write  # type: ignore[method-assign]
 
     async def story(door: "Groups[Read, Read, str]") -> list[str]:
-        door._reads = True
+        door._started = dict.fromkeys(range(groups.WRITERS_MAX), 0.0)
         tasks = [
             asyncio.create_task(door.answer(of(name, owner), size=1))
             for name, owner in (("easy", A), ("hard", B), ("simple", C))
         ]
-        await until(lambda: len(door._arrived) == 3)
-        door._reads = False
-        door._read_next()
+        await until(lambda: len(door._waiting) == 3)
+        door._started = {}
+        door._write_next()
         return list(await asyncio.gather(*tasks))
 
     assert play(desk, threads, story) == ["easy together", "hard alone", "simple together"]
@@ -352,3 +355,59 @@ def test_whoever_stops_waiting_does_not_stop_the_work(threads: ThreadPoolExecuto
 
     play(desk, threads, story)
     assert desk.groups == [["slow"], ["next"]]
+
+
+def test_what_needs_the_database_to_be_read_is_read_in_a_thread_and_what_is_large_too(
+    threads: ThreadPoolExecutor,
+) -> None:
+    desk = Desk()
+    read_in: dict[str, bool] = {}
+
+    def read(one: Read) -> Read:
+        here = threading.current_thread() is threading.main_thread()
+        if one.name == "unknown" and here:
+            raise SynchronousOnlyOperation
+        read_in[one.name] = here
+        return one
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        assert await door.answer(of("known", A), size=10) == "known done"
+        assert await door.answer(of("unknown", A), size=10) == "unknown done"
+        assert await door.answer(of("large", A), size=groups.SMALL_BYTES + 1) == "large done"
+
+    play(desk, threads, story, read)
+    assert read_in == {"known": True, "unknown": False, "large": False}
+
+
+def test_a_thread_keeps_its_connection_as_long_as_it_is_good(
+    books: Books, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pid: int = cursor.fetchone()[0]
+            return pid
+
+    def break_it() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with ThreadPoolExecutor(max_workers=1) as alone:
+
+        async def story(door: "Groups[Read, Read, str]") -> None:
+            first = await door.in_thread(backend)
+            assert await door.in_thread(backend) == first
+            # One that was cut off in use is not kept.
+            with pytest.raises(Error):
+                await door.in_thread(break_it)
+            second = await door.in_thread(backend)
+            assert second != first
+            # One that was cut off while idle is found out before it is used again.
+            with books.connect() as raw:
+                raw.execute("SELECT pg_terminate_backend(%s, 5000)", [second])
+            monkeypatch.setattr(groups, "IDLE_SECONDS", 0.0)
+            third = await door.in_thread(backend)
+            assert third != second
+            await door.in_thread(connections.close_all)
+
+        play(Desk(), alone, story)
