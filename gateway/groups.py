@@ -11,19 +11,16 @@ All of this runs in one event loop. What may wait for the database runs in threa
 
 import asyncio
 import logging
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import connections
 
 from core import errors
+from gateway.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -40,30 +37,8 @@ WRITERS = 2
 # A group that takes this long waits for somebody; others need not wait with it.
 STUCK_SECONDS = 0.1
 WRITERS_MAX = 8
-# After so long without work a thread asks whether its connection still stands.
-IDLE_SECONDS = 1.0
 # A body this small is read on the spot, as far as nothing is asked of the database.
 SMALL_BYTES = 8 * 1024
-
-
-def check_connection() -> None:
-    """Before this thread works: a connection that has been idle may have been cut off meanwhile."""
-    kept = connections["default"]
-    idle = time.monotonic() - getattr(_thread, "used", 0.0) > IDLE_SECONDS
-    if kept.connection is not None and idle and not kept.is_usable():
-        kept.close()
-
-
-def settle_connection() -> None:
-    """After this thread worked: keep its connection unless it is broken; another one costs the pool several queries."""
-    kept = connections["default"]
-    _thread.used = time.monotonic()
-    if kept.connection is not None and (kept.errors_occurred or kept.in_atomic_block):
-        kept.close()
-        kept.errors_occurred = False
-
-
-_thread = threading.local()
 
 
 class Alone(Exception):
@@ -92,7 +67,6 @@ class Reading(Protocol):
 Q = TypeVar("Q")
 R = TypeVar("R", bound=Reading)
 A = TypeVar("A")
-T = TypeVar("T")
 
 
 class _Job(Generic[Q, R, A]):
@@ -121,7 +95,7 @@ class Groups(Generic[Q, R, A]):
         *,
         read: Callable[[Q], R],
         write: Callable[[Sequence[R]], Sequence[A | Exception]],
-        threads: ThreadPoolExecutor,
+        threads: Threads,
     ) -> None:
         self._read = read
         self._write = write
@@ -167,37 +141,6 @@ class Groups(Generic[Q, R, A]):
         if self.jobs >= WAITING_MAX or self.bytes + size > WAITING_BYTES_MAX:
             raise too_much()
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """What the work comes to, done in a thread that may use the database."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(found: Any) -> None:
-            if future.cancelled():
-                return
-            if isinstance(found, Exception):
-                future.set_exception(found)
-            else:
-                future.set_result(found)
-
-        self._in_thread(work, done)
-        return await future
-
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do the work in a thread that may use the database, then go on in the loop with what came of it."""
-        loop = asyncio.get_running_loop()
-
-        def run() -> None:
-            try:
-                check_connection()
-                found = work()
-            except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
-                found = error
-            finally:
-                settle_connection()
-            loop.call_soon_threadsafe(then, found)
-
-        self._threads.submit(run)
-
     def _read_next(self) -> None:
         if self._reads or not self._arrived:
             return
@@ -206,7 +149,7 @@ class Groups(Generic[Q, R, A]):
         self._start_read(jobs, self._have_read_set)
 
     def _start_read(self, jobs: "list[_Job[Q, R, A]]", then: "Callable[[list[_Job[Q, R, A]], Any], None]") -> None:
-        self._in_thread(partial(self._read_all, jobs), partial(then, jobs))
+        self._threads.start(partial(self._read_all, jobs), partial(then, jobs))
 
     def _read_all(self, jobs: "Sequence[_Job[Q, R, A]]") -> list[R | Exception]:
         found: list[R | Exception] = []
@@ -288,7 +231,7 @@ class Groups(Generic[Q, R, A]):
         self._number += 1
         self._started[self._number] = now
         readings = [job.reading for job in group if job.reading is not None]
-        self._in_thread(partial(self._write, readings), partial(self._have_written, self._number, group, owners))
+        self._threads.start(partial(self._write, readings), partial(self._have_written, self._number, group, owners))
 
     def _have_written(self, number: int, group: "list[_Job[Q, R, A]]", owners: Iterable[UUID], found: Any) -> None:
         del self._started[number]

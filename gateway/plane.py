@@ -8,9 +8,9 @@ who may call is the same on both sides (``core.http``, ``orgs``); one suite of t
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
@@ -20,6 +20,8 @@ from core.web import PLANE_THREADS
 from gateway import authorizations, events, groups
 from gateway.compression import inflate
 from gateway.groups import Groups
+from gateway.threads import Threads
+from metering import usage_pages
 from ops import idempotency
 from orgs import addresses, permissions, principals
 from orgs.authentication import bearer
@@ -33,6 +35,7 @@ Headers = Mapping[str, str]
 
 EVENTS = "/v1/events"
 AUTHORIZATIONS = "/v1/authorizations"
+USAGE = "/v1/usage"
 IDEMPOTENCY = idempotency.HEADER.lower()
 
 # Who sends a body this large is asked who they are first.
@@ -40,6 +43,9 @@ _LARGE_BYTES = 64 * 1024
 # An unread body is read and dropped so that the answer is seen, by so many requests at once.
 _DROP_BYTES_MAX = 64 * 1024 * 1024
 _DROPPING_MAX = 4
+# Threads for pages, and how many requests may wait for them.
+_READERS = 4
+_PAGES_MAX = 256
 # What Django's middleware puts on every answer of ours.
 _ALWAYS = (
     (b"x-frame-options", settings.X_FRAME_OPTIONS.encode()),
@@ -76,10 +82,13 @@ class Told(NamedTuple):
 
 
 def takes(scope: Scope) -> bool:
-    """Whether a request is for the data plane: a POST to one of its paths, in plain form."""
-    if scope["method"] != "POST" or scope["path"] not in _PATHS:
+    """Whether a request is for the data plane: one of its operations, in plain form."""
+    if (scope["method"], scope["path"]) not in _DOORS:
         return False
     headers = headers_of(scope)
+    if scope["method"] == "GET" and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
+        # Nobody reads that body here.
+        return False
     if scope["path"] == AUTHORIZATIONS and (IDEMPOTENCY in headers or not _is_json(headers.get("content-type", ""))):
         return False
     return (
@@ -98,7 +107,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     body = Body(headers, receive)
     try:
         try:
-            told = await _answer(scope, headers, body)
+            told = await _DOORS[scope["method"], scope["path"]](scope, headers, body)
         except Gone:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is an answer
@@ -218,28 +227,33 @@ def _too_large(limit: int) -> errors.RequestTooLarge:
     return errors.RequestTooLarge(f"A body has at most {limit} bytes.")
 
 
-def _identify(headers: Headers, peer: str, *, scope: str) -> Principal:
+def _gateway(headers: Headers, peer: str, *, scope: str) -> Principal:
     """Who calls, if a gateway may do so there. Raises an ``ApiError``."""
+    principal = _identify(headers, peer, default_only=True)
+    permissions.check(principal, kinds=permissions.SERVICE, needs=None, scope=scope)
+    return principal
+
+
+def _identify(headers: Headers, peer: str, *, default_only: bool) -> Principal:
+    """Whose key a request carries. Raises an ``ApiError``."""
     authorization = headers.get("authorization")
     if authorization is None:
         raise errors.InvalidApiKey
-    principal = principals.identify(
+    return principals.identify(
         secret=bearer(authorization),
         header=headers.get(_ORGANIZATION),
         address=addresses.client(
             peer=peer, forwarded=headers.get("x-forwarded-for", ""), proxies=settings.TRUSTED_PROXIES
         ),
-        default_only=True,
+        default_only=default_only,
     )
-    permissions.check(principal, kinds=permissions.SERVICE, needs=None, scope=scope)
-    return principal
 
 
 _ORGANIZATION = ORGANIZATION_HEADER.lower()
 
 
 def _read_events(call: Call) -> events.Reading:
-    reporter = _identify(call.headers, call.peer, scope=_SCOPES[EVENTS])
+    reporter = _gateway(call.headers, call.peer, scope=_SCOPES[EVENTS])
     raw = inflate(
         call.raw,
         encoding=call.headers.get("content-encoding", "").strip().lower(),
@@ -259,7 +273,7 @@ def _told(answer: events.Answer) -> Told:
 
 
 def _read_authorization(call: Call) -> authorizations.Reading:
-    asker = _identify(call.headers, call.peer, scope=_SCOPES[AUTHORIZATIONS])
+    asker = _gateway(call.headers, call.peer, scope=_SCOPES[AUTHORIZATIONS])
     return authorizations.Reading(authorizations.admit(http.json_object(call.raw), asker=asker), asker)
 
 
@@ -274,28 +288,66 @@ def _created(told: Mapping[str, Any]) -> Told:
     return Told(201, wire.encode(told))
 
 
-_threads = ThreadPoolExecutor(max_workers=PLANE_THREADS, thread_name_prefix="plane")
+_threads = Threads(PLANE_THREADS - _READERS)
+# Apart, so that any number of pages keeps no event waiting.
+_readers = Threads(_READERS)
 _events: Groups[Call, events.Reading, Told] = Groups(read=_read_events, write=_write_events, threads=_threads)
 
 
 _authorizations: Groups[Call, authorizations.Reading, Told] = Groups(
     read=_read_authorization, write=_write_authorizations, threads=_threads
 )
-_PATHS: Mapping[str, Groups[Call, Any, Told]] = {EVENTS: _events, AUTHORIZATIONS: _authorizations}
-
-
 _SCOPES = {EVENTS: permissions.EVENTS_WRITE, AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE}
 
 
-async def _answer(scope: Scope, headers: Headers, body: Body) -> Told:
+async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, body: Body) -> Told:
     """Take the body in and wait for the answer. Raises what is raised on the way."""
-    door = _PATHS[scope["path"]]
     if body.length > settings.BODY_BYTES_MAX:
         raise _too_large(settings.BODY_BYTES_MAX)
     door.check_room(body.length)
-    peer = (scope.get("client") or ("", 0))[0]
+    peer = _peer(scope)
     if "expect" in headers or body.length > _LARGE_BYTES:
         # Who may not send it is told so before having sent it.
-        await door.in_thread(partial(_identify, headers, peer, scope=_SCOPES[scope["path"]]))
+        await _threads.call(partial(_gateway, headers, peer, scope=_SCOPES[scope["path"]]))
     raw = await body.whole()
     return await door.answer(Call(headers, peer, raw), size=len(raw))
+
+
+def _peer(scope: Scope) -> str:
+    peer: str = (scope.get("client") or ("", 0))[0]
+    return peer
+
+
+_pages = 0
+
+
+async def _list_usage(scope: Scope, headers: Headers, _body: Body) -> Told:
+    """``GET /v1/usage`` as JSON. Raises an ``ApiError``."""
+    global _pages
+    if _pages >= _PAGES_MAX:
+        raise groups.too_much()
+    _pages += 1
+    try:
+        return await _readers.call(partial(_usage_page, headers, _peer(scope), scope["query_string"]))
+    finally:
+        _pages -= 1
+
+
+def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
+    principal = _identify(headers, peer, default_only=False)
+    about = {"deepailab-organization": principal.organization_slug} if principal.organization_slug else {}
+    try:
+        permissions.check(principal, kinds=permissions.CUSTOMER, needs=permissions.USAGE_READ_OWN, scope=None)
+        params = parse_qs(query.decode("ascii"), keep_blank_values=True)
+        return Told(200, usage_pages.answer(principal=principal, params=params), headers=about)
+    except Exception as error:
+        refusal = http.from_exception(error)
+        refusal.headers = refusal.headers | about
+        raise refusal from error
+
+
+_DOORS: Mapping[tuple[str, str], Callable[[Scope, Headers, Body], Awaitable[Told]]] = {
+    ("POST", EVENTS): partial(_post, _events),
+    ("POST", AUTHORIZATIONS): partial(_post, _authorizations),
+    ("GET", USAGE): _list_usage,
+}

@@ -9,11 +9,10 @@ plane first, as ``core.asgi`` does, in a thread with an event loop.
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from unittest import mock
-from urllib.parse import quote, urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -44,6 +43,8 @@ class PlaneClient:
         from gateway import plane
 
         body = data.encode() if isinstance(data, str) else data
+        asked = urlsplit(path)
+        query = asked.query or urlencode(dict(query_params or {}), doseq=True)
         sent = {"Host": "testserver", "Content-Length": str(len(body)), **(headers or {})}
         if body:
             sent["Content-Type"] = content_type
@@ -51,9 +52,9 @@ class PlaneClient:
             "type": "http",
             "method": method,
             "scheme": "http",
-            "path": path,
-            "raw_path": quote(path).encode(),
-            "query_string": urlencode(dict(query_params or {})).encode(),
+            "path": unquote(asked.path),
+            "raw_path": asked.path.encode(),
+            "query_string": query.encode(),
             "client": ("127.0.0.1", 50000),
             "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()],
         }
@@ -73,6 +74,14 @@ class PlaneClient:
         return self.generic("GET", path, **options)
 
 
+class Answer(httpx.Response):
+    """An answer with what else the suites ask of Django's."""
+
+    def getvalue(self) -> bytes:
+        """All of the body."""
+        return self.content
+
+
 async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response:
     # In parts, as they come from a socket.
     parts = [body[at : at + 65536] for at in range(0, len(body), 65536)] or [b""]
@@ -89,7 +98,7 @@ async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response
     await plane.application(scope, receive, send)
     start, *rest = sent
     content = b"".join(part.get("body", b"") for part in rest)
-    return httpx.Response(start["status"], headers=start["headers"], content=content)
+    return Answer(start["status"], headers=start["headers"], content=content)
 
 
 _running: list[asyncio.AbstractEventLoop] = []
@@ -112,15 +121,17 @@ def client() -> Any:
 
 
 @contextmanager
-def plane_door(*, threads: int = 4) -> Iterator[None]:
+def plane_door() -> Iterator[None]:
     """Clients that are made meanwhile ask the data plane."""
-    from gateway import groups, plane
+    from gateway import plane, threads
 
     _chosen.append(PlaneClient)
     with (
-        ThreadPoolExecutor(max_workers=threads, thread_name_prefix="plane-test") as pool,
+        closing(threads.Threads(4)) as pool,
         # Threads must leave no connection behind to a database that will be dropped.
-        mock.patch.object(groups, "settle_connection", connections.close_all),
+        mock.patch.object(threads, "settle_connection", connections.close_all),
+        mock.patch.object(plane, "_threads", pool),
+        mock.patch.object(plane, "_readers", pool),
         mock.patch.object(plane._events, "_threads", pool),
         mock.patch.object(plane._authorizations, "_threads", pool),
     ):

@@ -3,19 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import Error, connection, connections
 
 from core import errors
 from gateway import groups
 from gateway.groups import Alone, Groups
-from tests.books import Books
+from gateway.threads import Threads
 
 SECONDS = 30
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
@@ -60,8 +58,8 @@ class Desk:
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(max_workers=12) as pool:
+def threads() -> Iterator[Threads]:
+    with closing(Threads(12)) as pool:
         yield pool
 
 
@@ -73,7 +71,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def play(
     desk: Desk,
-    threads: ThreadPoolExecutor,
+    threads: Threads,
     story: Callable[["Groups[Read, Read, str]"], Any],
     read: Callable[[Read], Read] = lambda one: one,
 ) -> Any:
@@ -94,13 +92,13 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_one_request_that_nobody_is_in_the_way_of_is_a_group_of_its_own(threads: ThreadPoolExecutor) -> None:
+def test_one_request_that_nobody_is_in_the_way_of_is_a_group_of_its_own(threads: Threads) -> None:
     desk = Desk()
     assert play(desk, threads, lambda door: door.answer(of("a", A), size=10)) == "a done"
     assert desk.groups == [["a"]]
 
 
-def test_what_comes_while_groups_are_written_is_the_next_group(threads: ThreadPoolExecutor) -> None:
+def test_what_comes_while_groups_are_written_is_the_next_group(threads: Threads) -> None:
     desk = Desk("first", "second")
 
     async def story(door: "Groups[Read, Read, str]") -> list[str]:
@@ -122,7 +120,7 @@ def test_what_comes_while_groups_are_written_is_the_next_group(threads: ThreadPo
     assert desk.groups[2:] == [["9", "10", "11", "12", "13"]]
 
 
-def test_an_organization_is_in_one_group_at_a_time_and_the_others_pass_it(threads: ThreadPoolExecutor) -> None:
+def test_an_organization_is_in_one_group_at_a_time_and_the_others_pass_it(threads: Threads) -> None:
     desk = Desk("slow")
 
     async def story(door: "Groups[Read, Read, str]") -> None:
@@ -140,7 +138,7 @@ def test_an_organization_is_in_one_group_at_a_time_and_the_others_pass_it(thread
 
 
 def test_groups_that_are_stuck_do_not_keep_the_others_waiting(
-    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "STUCK_SECONDS", 0.1)
     names = [f"stuck-{number}" for number in range(groups.WRITERS)]
@@ -160,7 +158,7 @@ def test_groups_that_are_stuck_do_not_keep_the_others_waiting(
     play(desk, threads, story)
 
 
-def test_requests_of_different_kin_share_no_group(threads: ThreadPoolExecutor) -> None:
+def test_requests_of_different_kin_share_no_group(threads: Threads) -> None:
     desk = Desk("slow", "slower")
 
     async def story(door: "Groups[Read, Read, str]") -> None:
@@ -179,7 +177,7 @@ def test_requests_of_different_kin_share_no_group(threads: ThreadPoolExecutor) -
     assert sorted(desk.groups[2:]) == [["x0", "x2"], ["y1", "y3"]]
 
 
-def test_a_group_holds_no_more_events_than_a_request_may(threads: ThreadPoolExecutor) -> None:
+def test_a_group_holds_no_more_events_than_a_request_may(threads: Threads) -> None:
     desk = Desk("slow", "slower")
 
     async def story(door: "Groups[Read, Read, str]") -> None:
@@ -199,7 +197,7 @@ def test_a_group_holds_no_more_events_than_a_request_may(threads: ThreadPoolExec
 
 
 def test_one_organization_takes_its_share_of_a_group_and_no_more(
-    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "SHARE_MAX", 2)
     desk = Desk("slow", "slower")
@@ -222,7 +220,7 @@ def test_one_organization_takes_its_share_of_a_group_and_no_more(
     assert desk.groups[2:] == [["loud0", "loud1", "quiet"], ["loud2", "loud3"]]
 
 
-def test_a_group_that_fails_is_written_one_by_one_and_only_the_poison_fails(threads: ThreadPoolExecutor) -> None:
+def test_a_group_that_fails_is_written_one_by_one_and_only_the_poison_fails(threads: Threads) -> None:
     desk = Desk("slow", "slower")
 
     async def story(door: "Groups[Read, Read, str]") -> list[Any]:
@@ -248,7 +246,7 @@ def test_a_group_that_fails_is_written_one_by_one_and_only_the_poison_fails(thre
 
 
 def test_what_asks_to_be_written_alone_is_written_again_after_the_others_are_answered(
-    threads: ThreadPoolExecutor,
+    threads: Threads,
 ) -> None:
     desk = Desk()
     written: list[list[str]] = []
@@ -276,7 +274,7 @@ def test_what_asks_to_be_written_alone_is_written_again_after_the_others_are_ans
     assert written == [["easy", "hard", "simple"], ["hard"]]
 
 
-def test_a_request_that_cannot_be_read_is_refused_and_its_neighbours_are_not(threads: ThreadPoolExecutor) -> None:
+def test_a_request_that_cannot_be_read_is_refused_and_its_neighbours_are_not(threads: Threads) -> None:
     desk = Desk()
 
     def read(one: Read) -> Read:
@@ -294,7 +292,7 @@ def test_a_request_that_cannot_be_read_is_refused_and_its_neighbours_are_not(thr
 
 
 def test_what_does_not_fit_is_told_to_come_again_and_room_comes_back(
-    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "WAITING_MAX", 2)
     monkeypatch.setattr(groups, "EACH_PART", 1)
@@ -319,7 +317,7 @@ def test_what_does_not_fit_is_told_to_come_again_and_room_comes_back(
 
 
 def test_one_organization_cannot_fill_the_queue_for_the_others(
-    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "WAITING_MAX", 4)
     desk = Desk("slow")
@@ -339,7 +337,7 @@ def test_one_organization_cannot_fill_the_queue_for_the_others(
     play(desk, threads, story)
 
 
-def test_whoever_stops_waiting_does_not_stop_the_work(threads: ThreadPoolExecutor) -> None:
+def test_whoever_stops_waiting_does_not_stop_the_work(threads: Threads) -> None:
     desk = Desk("slow")
 
     async def story(door: "Groups[Read, Read, str]") -> None:
@@ -358,7 +356,7 @@ def test_whoever_stops_waiting_does_not_stop_the_work(threads: ThreadPoolExecuto
 
 
 def test_what_needs_the_database_to_be_read_is_read_in_a_thread_and_what_is_large_too(
-    threads: ThreadPoolExecutor,
+    threads: Threads,
 ) -> None:
     desk = Desk()
     read_in: dict[str, bool] = {}
@@ -377,37 +375,3 @@ def test_what_needs_the_database_to_be_read_is_read_in_a_thread_and_what_is_larg
 
     play(desk, threads, story, read)
     assert read_in == {"known": True, "unknown": False, "large": False}
-
-
-def test_a_thread_keeps_its_connection_as_long_as_it_is_good(
-    books: Books, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def backend() -> int:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            pid: int = cursor.fetchone()[0]
-            return pid
-
-    def break_it() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    with ThreadPoolExecutor(max_workers=1) as alone:
-
-        async def story(door: "Groups[Read, Read, str]") -> None:
-            first = await door.in_thread(backend)
-            assert await door.in_thread(backend) == first
-            # One that was cut off in use is not kept.
-            with pytest.raises(Error):
-                await door.in_thread(break_it)
-            second = await door.in_thread(backend)
-            assert second != first
-            # One that was cut off while idle is found out before it is used again.
-            with books.connect() as raw:
-                raw.execute("SELECT pg_terminate_backend(%s, 5000)", [second])
-            monkeypatch.setattr(groups, "IDLE_SECONDS", 0.0)
-            third = await door.in_thread(backend)
-            assert third != second
-            await door.in_thread(connections.close_all)
-
-        play(Desk(), alone, story)

@@ -12,7 +12,7 @@ from core import errors
 from gateway import plane
 from tests.books import Books
 
-EVENTS, AUTHORIZATIONS = "/v1/events", "/v1/authorizations"
+EVENTS, AUTHORIZATIONS, USAGE = "/v1/events", "/v1/authorizations", "/v1/usage"
 
 
 def scope(path: str = EVENTS, *, method: str = "POST", **headers: str) -> dict[str, Any]:
@@ -48,10 +48,12 @@ def _fresh_hosts() -> Iterator[None]:
         scope(host="testserver:8000"),
         scope(content_type="application/x-ndjson"),
         scope(idempotency_key="same"),
+        scope(USAGE, method="GET"),
+        scope(USAGE, method="GET", content_length="0"),
         scope(AUTHORIZATIONS, content_type="Application/JSON; charset=utf-8"),
     ],
 )  # fmt: skip
-def test_a_plain_post_is_taken(asked: dict[str, Any]) -> None:
+def test_what_is_plain_is_taken(asked: dict[str, Any]) -> None:
     assert plane.takes(asked)
 
 
@@ -61,7 +63,11 @@ def test_a_plain_post_is_taken(asked: dict[str, Any]) -> None:
         scope(method="GET"),
         scope(method="OPTIONS"),
         scope("/v1/events/"),
-        scope("/v1/usage"),
+        scope(USAGE),
+        scope(USAGE, method="HEAD"),
+        scope(USAGE, method="GET", accept="text/csv"),
+        scope(USAGE, method="GET", content_length="2"),
+        scope(USAGE, method="GET", transfer_encoding="chunked"),
         scope(host="evil.example"),
         scope(host=""),
         scope(accept="image/png"),

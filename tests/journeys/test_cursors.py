@@ -12,6 +12,9 @@ from tests.journeys import neighbours
 from tests.journeys.neighbours import House
 from tests.proofs import proves
 
+# Every promise holds at both doors.
+pytestmark = pytest.mark.usefixtures("both_doors")
+
 
 class List(NamedTuple):
     """A list that is read by cursor: its path, its query, the kind of its ids, the media type."""

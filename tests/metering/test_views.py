@@ -25,6 +25,10 @@ LISTED = {
 PAGE = {"object", "data", "first_id", "last_id", "has_more"}
 
 
+# Every promise holds at both doors.
+pytestmark = pytest.mark.usefixtures("both_doors")
+
+
 @pytest.fixture
 def acme(books: Books) -> House:
     """An organization with six records, each of a transaction, and so of an instant, of its own."""
@@ -38,7 +42,7 @@ def caller(acme: House) -> Caller:
 
 
 @pytest.fixture
-def newcomer(db: None) -> Caller:
+def newcomer(books: Books) -> Caller:
     """A key of an organization that has nothing yet."""
     return Caller("newcomer", world.organization_key(world.organization("empty"), scopes=neighbours.MANAGING).secret)
 

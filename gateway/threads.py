@@ -1,0 +1,77 @@
+"""Threads that may wait for the database, for an event loop that may not."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from django.db import connections
+
+T = TypeVar("T")
+
+# After so long without work a thread asks whether its connection still stands.
+IDLE_SECONDS = 1.0
+
+
+class Threads:
+    """So many threads, each with a connection that it keeps: the pool takes several queries to hand one out."""
+
+    def __init__(self, number: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="plane")
+
+    def start(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do the work in a thread, then go on in this event loop with what came of it, an exception or not."""
+        loop = asyncio.get_running_loop()
+
+        def run() -> None:
+            try:
+                check_connection()
+                found = work()
+            except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
+                found = error
+            finally:
+                settle_connection()
+            loop.call_soon_threadsafe(then, found)
+
+        self._pool.submit(run)
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """What the work comes to, done in a thread. Raises what it raises."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(found: Any) -> None:
+            if future.cancelled():
+                return
+            if isinstance(found, Exception):
+                future.set_exception(found)
+            else:
+                future.set_result(found)
+
+        self.start(work, done)
+        return await future
+
+    def close(self) -> None:
+        """Wait for what is being done, and end."""
+        self._pool.shutdown()
+
+
+def check_connection() -> None:
+    """Before this thread works: a connection that has been idle may have been cut off meanwhile."""
+    kept = connections["default"]
+    idle = time.monotonic() - getattr(_thread, "used", 0.0) > IDLE_SECONDS
+    if kept.connection is not None and idle and not kept.is_usable():
+        kept.close()
+
+
+def settle_connection() -> None:
+    """After this thread worked: keep its connection unless it is broken."""
+    kept = connections["default"]
+    _thread.used = time.monotonic()
+    if kept.connection is not None and kept.errors_occurred and not kept.is_usable():
+        kept.close()
+    kept.errors_occurred = False
+
+
+_thread = threading.local()

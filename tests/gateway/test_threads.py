@@ -1,0 +1,67 @@
+"""Threads beside an event loop: what they answer with, and the connections that they keep."""
+
+import asyncio
+import threading
+from contextlib import closing
+
+import pytest
+from django.db import Error, connection, connections
+
+from gateway import threads
+from gateway.threads import Threads
+from tests.books import Books
+
+
+def backend() -> int:
+    """The server process behind this thread's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        pid: int = cursor.fetchone()[0]
+        return pid
+
+
+def break_it() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def ask_wrongly() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+
+
+def test_a_thread_keeps_its_connection_as_long_as_it_is_good(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(alone: Threads) -> None:
+        first = await alone.call(backend)
+        assert await alone.call(backend) == first
+        # One that was cut off in use is not kept.
+        with pytest.raises(Error):
+            await alone.call(break_it)
+        second = await alone.call(backend)
+        assert second != first
+        # One that an error left whole is.
+        with pytest.raises(Error):
+            await alone.call(ask_wrongly)
+        assert await alone.call(backend) == second
+        # One that was cut off while idle is found out before it is used again.
+        with books.connect() as raw:
+            raw.execute("SELECT pg_terminate_backend(%s, 5000)", [second])
+        monkeypatch.setattr(threads, "IDLE_SECONDS", 0.0)
+        assert await alone.call(backend) != second
+        await alone.call(connections.close_all)
+
+    with closing(Threads(1)) as alone:
+        asyncio.run(story(alone))
+
+
+def test_the_work_is_done_in_a_thread_and_what_it_raises_is_raised_here() -> None:
+    def fail() -> None:
+        raise ValueError(threading.current_thread().name)
+
+    async def story(pool: Threads) -> None:
+        assert await pool.call(lambda: threading.current_thread() is threading.main_thread()) is False
+        with pytest.raises(ValueError, match="plane"):
+            await pool.call(fail)
+
+    with closing(Threads(2)) as pool:
+        asyncio.run(story(pool))
