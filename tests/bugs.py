@@ -167,7 +167,7 @@ def costs_are_a_little_off() -> Disabled:
         @staticmethod
         def rate(*told: Any) -> Any:
             rated = _module("metering.rating").rate(*told)
-            return rated._replace(cost_pico=rated.cost_pico + 1) if rated.cost_pico else rated
+            return type(rated)(rated.cost_pico + 1, rated.terms) if rated.cost_pico else rated
 
     return patched("billing.charges.rating", Floating)
 

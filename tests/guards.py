@@ -574,8 +574,12 @@ def _() -> Disabled:
 @guard("reported_counts_are_believed")
 def _() -> Disabled:
     """Only a count that is absent is estimated; a reported 0 is believed."""
-    return patched(
-        "metering.events._absent", lambda value: [n for n in ("input_tokens", "output_tokens") if not value.get(n)]
+    return all_of(
+        patched(
+            "metering.events._absent", lambda value: [n for n in ("input_tokens", "output_tokens") if not value.get(n)]
+        ),
+        # Nor is a whole body taken at once because all its counts stand there.
+        patched("metering.events._read_all", lambda found, limits: None),
     )
 
 
