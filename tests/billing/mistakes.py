@@ -4,7 +4,7 @@ Unlike those of ``tests/bugs.py`` they leave books that add up: only who knows w
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ def frozen_wallets_hold() -> Disabled:
 def holds_count_on_credit_that_ends_before() -> Disabled:
     """The one statement that reserves does not ask what ends before the hold does."""
     return rewritten(
-        " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => %(seconds)s))", ""
+        " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => wanted.seconds))", ""
     )
 
 
@@ -139,15 +139,18 @@ def holds_are_decided_before_they_are_set_aside() -> Disabled:
     """Whether there is enough is asked first, and reserved by a statement of its own."""
     ledger = _module("billing.ledger")
 
-    def look_and_leap(*, organization_id: Any, amount_usd: Any, seconds: int) -> Any:
-        wallet = _module("billing.models").Wallet.objects.filter(pk=organization_id, has_scoped=False).first()
-        if wallet is None or wallet.enforcement != "strict" or wallet.frozen_at or wallet.next_change:
-            return None
-        room = wallet.posted_usd - wallet.overdraft_usd + wallet.credit_limit_usd - wallet.held_usd
-        if wallet.overdraft_usd > wallet.credit_limit_usd or room < amount_usd:
-            return None
-        found = ledger.lock([organization_id])[organization_id]
-        ledger.reserve({organization_id: amount_usd})
-        return found._replace(held=found.held + amount_usd)
+    def look_and_leap(wanted: Sequence[Any]) -> Any:
+        found = {}
+        for organization_id, amount_usd, _ in wanted:
+            wallet = _module("billing.models").Wallet.objects.filter(pk=organization_id, has_scoped=False).first()
+            if wallet is None or wallet.enforcement != "strict" or wallet.frozen_at or wallet.next_change:
+                continue
+            room = wallet.posted_usd - wallet.overdraft_usd + wallet.credit_limit_usd - wallet.held_usd
+            if wallet.overdraft_usd > wallet.credit_limit_usd or room < amount_usd:
+                continue
+            locked = ledger.lock([organization_id])[organization_id]
+            ledger.reserve({organization_id: amount_usd})
+            found[organization_id] = locked._replace(held=locked.held + amount_usd)
+        return found
 
     return patched("billing.ledger.reserve_at_once", look_and_leap)
