@@ -32,6 +32,9 @@ EACH_PART = 2
 SHARE_MAX = 250
 # Events of a group, as of a request.
 WEIGHT_MAX = 1000
+# A request with more is a group already: it goes alone, and beside others for the same organizations, for what it
+# does before it takes their wallets is most of its work.
+ALONE_WEIGHT = 100
 # While one group waits for the disk another is written. More at once only make the groups smaller.
 WRITERS = 2
 # A group that takes this long waits for somebody; others need not wait with it.
@@ -170,7 +173,9 @@ class Groups(Generic[Q, R, A]):
             if isinstance(reading, Exception):
                 self._finish(job, reading)
                 continue
-            job.reading, job.owners = reading, reading.owners
+            job.reading = reading
+            job.alone = reading.weight > ALONE_WEIGHT
+            job.owners = frozenset() if job.alone else reading.owners
             if any(self._each[owner] >= WAITING_MAX // EACH_PART for owner in job.owners):
                 self._finish(job, too_much())
                 continue

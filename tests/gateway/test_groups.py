@@ -177,7 +177,8 @@ def test_requests_of_different_kin_share_no_group(threads: Threads) -> None:
     assert sorted(desk.groups[2:]) == [["x0", "x2"], ["y1", "y3"]]
 
 
-def test_a_group_holds_no_more_events_than_a_request_may(threads: Threads) -> None:
+def test_a_group_holds_no_more_events_than_a_request_may(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "WEIGHT_MAX", 100)
     desk = Desk("slow", "slower")
 
     async def story(door: "Groups[Read, Read, str]") -> None:
@@ -186,7 +187,7 @@ def test_a_group_holds_no_more_events_than_a_request_may(threads: Threads) -> No
         tasks.append(asyncio.create_task(door.answer(of("slower", B), size=1)))
         await began(desk, "slower")
         for number in range(5):
-            tasks.append(asyncio.create_task(door.answer(of(f"{number}", UUID(int=9 + number), weight=400), size=1)))
+            tasks.append(asyncio.create_task(door.answer(of(f"{number}", UUID(int=9 + number), weight=40), size=1)))
         await until(lambda: len(door._waiting) == 5)
         desk.let_go("slow")
         desk.let_go("slower")
@@ -194,6 +195,20 @@ def test_a_group_holds_no_more_events_than_a_request_may(threads: Threads) -> No
 
     play(desk, threads, story)
     assert sorted(desk.groups[2:]) == [["0", "1"], ["2", "3"], ["4"]]
+
+
+def test_a_large_request_goes_alone_and_waits_for_no_organization(threads: Threads) -> None:
+    desk = Desk("slow")
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        slow = asyncio.create_task(door.answer(of("slow", A), size=1))
+        await began(desk, "slow")
+        assert await door.answer(of("large", A, B, weight=101), size=1) == "large done"
+        desk.let_go("slow")
+        await slow
+
+    play(desk, threads, story)
+    assert desk.groups == [["slow"], ["large"]]
 
 
 def test_one_organization_takes_its_share_of_a_group_and_no_more(
