@@ -52,6 +52,7 @@ _RFC3339 = re.compile(
 _PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")
 _AT_MOST = re.compile(r"Expected `int` <= ([0-9]+)")
 _MISSING = re.compile(r"required field `(\w+)`")
+_EMPTY_LINES = re.compile(rb"\s*\n")
 _KEYS_BEGIN = keys.PREFIX.encode()
 _PICO = Decimal(1).scaleb(-money.DECIMALS)
 
@@ -164,9 +165,9 @@ def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
     the body as a whole cannot be read.
     """
     if media_type == NDJSON:
-        lines = [line for line in raw.split(b"\n") if line.strip()]
-        _bound(len(lines), limits)
-        return Body([_line(line, index=index, limits=limits) for index, line in enumerate(lines)], single=False)
+        lines = Lines()
+        lines.feed(raw, limits=limits)
+        return lines.finish(limits=limits)
     if media_type not in MEDIA_TYPES:
         raise errors.UnsupportedMediaType(f"Events come as {', '.join(MEDIA_TYPES)}.")
     try:
@@ -199,9 +200,54 @@ def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
     )
 
 
+class Lines:
+    """The events of an NDJSON body as its bytes come in, cut anywhere; of the bytes only an open line is kept."""
+
+    def __init__(self) -> None:
+        self._items: list[Event | Uncounted | Rejection] = []
+        self._open = bytearray()
+
+    def feed(self, raw: bytes, *, limits: Limits) -> None:
+        """Take the next bytes. ``limits`` hold for the lines that end here, whose bodies may take minutes to come.
+
+        Raises ``TooManyEvents`` as soon as a line too many begins.
+        """
+        at = 0
+        while at < len(raw):
+            # Millions of empty lines fit into a body.
+            empty = None if self._open else _EMPTY_LINES.match(raw, at)
+            if empty:
+                at = empty.end()
+                continue
+            end = raw.find(b"\n", at)
+            piece = raw[at : len(raw) if end < 0 else end]
+            if len(self._items) >= limits.events and piece.strip():
+                raise _too_many(limits, "more")
+            self._open += piece
+            if end < 0:
+                return
+            self._end(limits)
+            at = end + 1
+
+    def finish(self, *, limits: Limits) -> Body:
+        """The body ends here, and so does its last line. Raises ``OutOfRange`` if there were none."""
+        self._end(limits)
+        _bound(len(self._items), limits)
+        return Body(self._items, single=False)
+
+    def _end(self, limits: Limits) -> None:
+        line, self._open = bytes(self._open), bytearray()
+        if line.strip():
+            self._items.append(_line(line, index=len(self._items), limits=limits))
+
+
+def _too_many(limits: Limits, count: int | str) -> errors.TooManyEvents:
+    return errors.TooManyEvents(f"A request holds at most {limits.events} events; this one has {count}.")
+
+
 def _bound(count: int, limits: Limits) -> None:
     if count > limits.events:
-        raise errors.TooManyEvents(f"A request holds at most {limits.events} events; this one has {count}.")
+        raise _too_many(limits, count)
     if count == 0:
         raise errors.OutOfRange("A request holds at least one event.", param="events")
 
