@@ -1,7 +1,7 @@
 """Compressed bodies: gzip and zstd, never much more than the limit in memory."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import zstandard
@@ -49,23 +49,22 @@ class Inflating:
         else:
             raise errors.UnsupportedMediaType("Content-Encoding is gzip, zstd or absent.", param="Content-Encoding")
 
-    def feed(self, raw: bytes) -> bytes:
-        """What the next bytes of the body stand for."""
+    def feed(self, raw: bytes) -> Iterator[bytes]:
+        """What the next bytes of the body stand for, in pieces that are worked out as they are asked for."""
         if self._begin is None:
-            return self._within(raw)
+            yield self._within(raw)
+            return
         view = memoryview(raw)
-        found: list[bytes] = []
         at = 0
         try:
             while at < len(raw):
                 part = self._part or self._next(self._begin)
                 piece = part.decompress(view[at : at + self._step])
                 at = min(at + self._step, len(raw)) - len(part.unused_data)
-                found.append(self._within(piece))
                 self._part = None if part.eof else part
+                yield self._within(piece)
         except (zlib.error, zstandard.ZstdError) as error:
             raise errors.InvalidRequest(f"The body is not {self._name}.") from error
-        return b"".join(found)
 
     def close(self) -> None:
         """The body ends here."""
@@ -88,7 +87,7 @@ class Inflating:
 def inflate(raw: bytes, *, encoding: str, limit: int) -> bytes:
     """The decompressed body. Raises what ``Inflating`` raises."""
     body = Inflating(encoding=encoding, limit=limit)
-    plain = body.feed(raw)
+    plain = b"".join(body.feed(raw))
     body.close()
     return plain
 

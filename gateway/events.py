@@ -11,6 +11,7 @@ from django.conf import settings
 
 from billing import batches, charges, corrections, wallets
 from core import clock, errors, ids, wire
+from gateway.compression import Inflating
 from metering import attribution, events, horizon
 from metering.events import Limits, Rejection
 from metering.verdicts import Status, Verdict
@@ -111,20 +112,52 @@ class Reading(NamedTuple):
         return self.reporter.key_id
 
 
-def read(raw: bytes, *, media_type: str, reporter: Principal) -> Reading:
-    """A body of events, read. Raises an ``ApiError`` when the body as a whole cannot be taken."""
+def _limits() -> Limits:
+    """What holds for a request that is read now. Usually without a query."""
     now = clock.now()
-    limits = Limits(
+    return Limits(
         events=settings.EVENTS_MAX,
         now=now,
         age=horizon.age_max(now),
         ahead=timedelta(seconds=settings.EVENT_AHEAD_MAX_SECONDS),
     )
-    body = events.decode(raw, media_type=media_type, limits=limits)
+
+
+def read(raw: bytes, *, media_type: str, reporter: Principal) -> Reading:
+    """A body of events, read. Raises an ``ApiError`` when the body as a whole cannot be taken."""
+    return _read(events.decode(raw, media_type=media_type, limits=_limits()), reporter)
+
+
+def _read(body: events.Body, reporter: Principal) -> Reading:
     outcomes = attribution.attribute(
         body.items, single=body.single, default_slug=reporter.default_slug, limits=reporter.organizations
     )
     return Reading(outcomes, body.single, reporter)
+
+
+class Arriving:
+    """An NDJSON body that is unpacked and decoded as it arrives; ``size`` counts the bytes unpacked so far.
+
+    Raises ``UnsupportedMediaType`` for an encoding that is none of ours.
+    """
+
+    def __init__(self, *, encoding: str) -> None:
+        self._plain = Inflating(encoding=encoding, limit=settings.BODY_BYTES_MAX)
+        self._lines = events.Lines()
+        self.size = 0
+
+    def feed(self, raw: bytes) -> None:
+        """Take the next bytes. Raises an ``ApiError`` as soon as the body as a whole cannot be taken."""
+        # An event's time is held against that of its line: a body may come as its events happen.
+        limits = _limits()
+        for piece in self._plain.feed(raw):
+            self.size += len(piece)
+            self._lines.feed(piece, limits=limits)
+
+    def read(self, *, reporter: Principal) -> Reading:
+        """The whole body, read. Raises an ``ApiError`` when it cannot be taken."""
+        self._plain.close()
+        return _read(self._lines.finish(limits=_limits()), reporter)
 
 
 def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:

@@ -5,6 +5,7 @@ is false and Django's views, over the same verbs, answer. What an answer carries
 who may call is the same on both sides (``core.http``, ``orgs``); one suite of tests asks both.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from gateway.compression import inflate
 from gateway.groups import Groups
 from gateway.threads import Threads
 from metering import usage_pages
+from metering.events import NDJSON
 from ops import idempotency
 from orgs import addresses, permissions, principals
 from orgs.authentication import bearer
@@ -40,8 +42,9 @@ IDEMPOTENCY = idempotency.HEADER.lower()
 
 # Who sends a body this large is asked who they are first.
 _LARGE_BYTES = 64 * 1024
-# An unread body is read and dropped so that the answer is seen, by so many requests at once.
+# After the answer an unread body is read and dropped so that the answer is seen, by so many requests at once.
 _DROP_BYTES_MAX = 64 * 1024 * 1024
+_DROP_SECONDS = 60
 _DROPPING_MAX = 4
 # Threads for pages, and how many requests may wait for them.
 _READERS = 4
@@ -65,11 +68,12 @@ class Gone(Exception):
 
 
 class Call(NamedTuple):
-    """A request: its head as text, and its body as it came."""
+    """A request: its head as text, and its body as it came, or what was made of it as it came."""
 
     headers: Headers
     peer: str
     raw: bytes
+    arrived: events.Arriving | None = None
 
 
 class Told(NamedTuple):
@@ -112,7 +116,6 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is an answer
             told = _refused(http.from_exception(error), accept=headers.get("accept", ""), correlation=correlation)
-            await body.drop()
     except Gone:
         return
     await send(
@@ -130,6 +133,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         }
     )
     await send({"type": "http.response.body", "body": told.body})
+    await body.drop()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -184,21 +188,33 @@ class Body:
         # What is no length is too much.
         self.length = int(told) if told.isdecimal() else settings.BODY_BYTES_MAX + 1
         self._left = self.length > 0 or "transfer-encoding" in headers
+        self._size = 0
 
-    async def whole(self) -> bytes:
-        """All of it, compressed or not. Raises ``RequestTooLarge`` as soon as that is known, or ``Gone``."""
-        limit = settings.BODY_BYTES_MAX
+    def is_whole(self) -> bool:
+        """Whether all of it has come."""
+        return not self._left
+
+    async def start(self, size: int) -> bytes:
+        """More than ``size`` bytes of it, or all that there is. Raises as ``part``."""
         parts: list[bytes] = []
-        size = 0
-        while self._left:
-            parts.append(await self._part())
-            size += len(parts[-1])
-            if size > limit:
-                raise _too_large(limit)
+        while self._left and self._size <= size:
+            parts.append(await self.part())
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def whole(self) -> bytes:
+        """All of it, compressed or not. Raises as ``part``."""
+        return await self.start(settings.BODY_BYTES_MAX)
+
+    async def part(self) -> bytes:
+        """Its next bytes. Raises ``RequestTooLarge`` when they are too many, or ``Gone``."""
+        part = await self._receive_part()
+        self._size += len(part)
+        if self._size > settings.BODY_BYTES_MAX:
+            raise _too_large(settings.BODY_BYTES_MAX)
+        return part
+
     async def drop(self) -> None:
-        """Read what nobody has read: who is cut off while sending never sees the answer. Raises ``Gone``.
+        """Read what nobody has read: who is cut off while sending may never see the answer.
 
         A sender who asks first has sent nothing yet.
         """
@@ -206,12 +222,15 @@ class Body:
             return
         try:
             size = 0
-            while self._left and size < _DROP_BYTES_MAX:
-                size += len(await self._part())
+            async with asyncio.timeout(_DROP_SECONDS):
+                while self._left and size < _DROP_BYTES_MAX:
+                    size += len(await self._receive_part())
+        except (Gone, TimeoutError):
+            return
         finally:
             _dropping.release()
 
-    async def _part(self) -> bytes:
+    async def _receive_part(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise Gone
@@ -254,13 +273,18 @@ _ORGANIZATION = ORGANIZATION_HEADER.lower()
 
 def _read_events(call: Call) -> events.Reading:
     reporter = _gateway(call.headers, call.peer, scope=_SCOPES[EVENTS])
-    raw = inflate(
-        call.raw,
-        encoding=call.headers.get("content-encoding", "").strip().lower(),
-        limit=settings.BODY_BYTES_MAX,
-    )
-    media_type = (call.headers.get("content-type") or "application/json").split(";")[0].strip().lower()
-    return events.read(raw, media_type=media_type, reporter=reporter)
+    if call.arrived is not None:
+        return call.arrived.read(reporter=reporter)
+    raw = inflate(call.raw, encoding=_encoding(call.headers), limit=settings.BODY_BYTES_MAX)
+    return events.read(raw, media_type=_media_type(call.headers), reporter=reporter)
+
+
+def _encoding(headers: Headers) -> str:
+    return headers.get("content-encoding", "").strip().lower()
+
+
+def _media_type(headers: Headers) -> str:
+    return (headers.get("content-type") or "application/json").split(";")[0].strip().lower()
 
 
 def _write_events(readings: Sequence[events.Reading]) -> list[Told | Exception]:
@@ -306,11 +330,24 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
         raise _too_large(settings.BODY_BYTES_MAX)
     door.check_room(body.length)
     peer = _peer(scope)
-    if "expect" in headers or body.length > _LARGE_BYTES:
+    identify = partial(_threads.call, partial(_gateway, headers, peer, scope=_SCOPES[scope["path"]]))
+    lines = scope["path"] == EVENTS and _media_type(headers) == NDJSON
+    asked = "expect" in headers or body.length > (groups.SMALL_BYTES if lines else _LARGE_BYTES)
+    if asked:
         # Who may not send it is told so before having sent it.
-        await _threads.call(partial(_gateway, headers, peer, scope=_SCOPES[scope["path"]]))
-    raw = await body.whole()
-    return await door.answer(Call(headers, peer, raw), size=len(raw))
+        await identify()
+    raw = await (body.start(groups.SMALL_BYTES) if lines else body.whole())
+    if body.is_whole():
+        return await door.answer(Call(headers, peer, raw), size=len(raw))
+    if not asked:
+        # Chunks do not say beforehand how much will come.
+        await identify()
+    arriving = events.Arriving(encoding=_encoding(headers))
+    await _threads.call(partial(arriving.feed, raw))
+    while not body.is_whole():
+        # Nobody sends faster than this is decoded: what is not asked for waits at the sender's.
+        await _threads.call(partial(arriving.feed, await body.part()))
+    return await door.answer(Call(headers, peer, b"", arriving), size=arriving.size)
 
 
 def _peer(scope: Scope) -> str:

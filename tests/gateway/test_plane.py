@@ -1,17 +1,29 @@
 """The data plane's own edge: what it takes, what it leaves to Django, and bodies as they come from a socket."""
 
 import asyncio
+import gzip
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import zstandard
+from django.db import connections
 from django.test import override_settings
 
 from core import errors
-from gateway import plane
+from gateway import events, groups, plane
+from orgs import keys
+from orgs.models import ApiKey
+from tests import doors
+from tests.billing.world import rows
 from tests.books import Books
+from tests.journeys import neighbours
+from tests.journeys.neighbours import House
+from tests.orgs import world
 
+MIB = 1024 * 1024
 EVENTS, AUTHORIZATIONS, USAGE = "/v1/events", "/v1/authorizations", "/v1/usage"
 
 
@@ -97,13 +109,18 @@ def test_a_header_that_is_sent_twice_reads_as_behind_wsgi() -> None:
     assert plane.headers_of(asked)["x-deeptoken-org"] == "acme,umbrella"
 
 
-def ask(asked: dict[str, Any], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the plane sends for a body in these messages; ``AssertionError`` when it asks for more of them."""
+def ask(asked: dict[str, Any], messages: list[Any]) -> list[dict[str, Any]]:
+    """What the plane sends for a body in these messages; ``AssertionError`` when it asks for more of them.
+
+    A message may be a function, which is called in a thread with what was sent so far and makes it.
+    """
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         assert messages, "nobody sends any more"
-        return messages.pop(0)
+        message = messages.pop(0)
+        made: dict[str, Any] = await asyncio.to_thread(message, sent) if callable(message) else message
+        return made
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -123,8 +140,33 @@ def code(sent: list[dict[str, Any]]) -> tuple[int, str]:
 def test_who_leaves_before_the_body_is_whole_is_sent_nothing() -> None:
     gone = {"type": "http.disconnect"}
     assert ask(scope(content_length="10"), [part(b"{", more=True), gone]) == []
-    # Also where the rest is only read to be dropped.
-    assert ask(scope(content_length=str(9 * 1024 * 1024)), [part(b"{", more=True), gone]) == []
+
+
+def test_who_leaves_while_the_rest_is_only_read_to_be_dropped_was_told_before() -> None:
+    gone = {"type": "http.disconnect"}
+    rest = [part(b"{", more=True), gone]
+    assert code(ask(scope(content_length=str(9 * MIB)), rest)) == (413, "request_too_large")
+    assert rest == []
+
+
+def test_who_neither_sends_the_rest_nor_leaves_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_DROP_SECONDS", 0.01)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    # More often than so many at once are waited for.
+    for _ in range(2 * plane._DROPPING_MAX):
+        asyncio.run(plane.application(scope(content_length=str(9 * MIB)), receive, send))
+    assert len(sent) == 4 * plane._DROPPING_MAX
+    rest = [part(b"x", more=True), part(b"x")]
+    assert code(ask(scope(content_length=str(9 * MIB)), rest)) == (413, "request_too_large")
+    assert rest == []
 
 
 def test_a_body_that_is_too_long_is_refused_by_its_length_or_as_soon_as_it_shows() -> None:
@@ -159,3 +201,135 @@ def test_over_https_the_answer_says_to_stay_there() -> None:
     with override_settings(SECURE_SSL_REDIRECT=True, SECURE_PROXY_SSL_HEADER=None):
         sent = ask({**scope(content_length="0"), "scheme": "https"}, [])
     assert b"includeSubDomains" in dict(sent[0]["headers"])[b"strict-transport-security"]
+
+
+# NDJSON as it arrives
+
+
+@pytest.fixture
+def acme(books: Books, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """An organization whose gateway sends lines, of which nothing is small enough to be read whole."""
+    monkeypatch.setattr(groups, "SMALL_BYTES", 0)
+    with doors.plane_door():
+        yield neighbours.house("acme-labs")
+
+
+def lines_scope(house: House, **headers: str) -> dict[str, Any]:
+    return scope(
+        content_type="application/x-ndjson",
+        authorization=f"Bearer {house.gateway.secret}",
+        **(headers or {"transfer_encoding": "chunked"}),
+    )
+
+
+def lines(house: House, *names: str) -> bytes:
+    told = [neighbours.event(name, organization=house.slug, end_user="Zoë 🎟") for name in names]
+    return b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in told)
+
+
+def parts(raw: bytes, size: int) -> list[dict[str, Any]]:
+    """The body in parts of a size, and the empty one with which the server ends it."""
+    return [*(part(raw[at : at + size], more=True) for at in range(0, len(raw), size)), part(b"")]
+
+
+def answered(sent: list[dict[str, Any]]) -> Any:
+    assert sent[0]["status"] == 200, sent
+    return json.loads(sent[1]["body"])
+
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKINGS)
+def test_lines_may_come_in_any_parts_and_packed(acme: House, encoding: str) -> None:
+    raw = PACKINGS[encoding](lines(acme, "a", "b", "c") + b"{}\n" + lines(acme, "d")[:-1])
+    length, chunks = {"content_length": str(len(raw))}, {"transfer_encoding": "chunked"}
+    # Also in the middle of a letter, and of a head of gzip's.
+    for number, (size, said) in enumerate([(1, chunks), (7, length), (100, chunks), (len(raw), length)]):
+        told = answered(ask(lines_scope(acme, content_encoding=encoding, **said), parts(raw, size)))
+        counts = {"created": 4, "duplicates": 0} if number == 0 else {"created": 0, "duplicates": 4}
+        assert {name: told[name] for name in counts} == counts
+        assert [verdict["event_id"] for verdict in told["data"]] == ["a", "b", "c", None, "d"]
+        assert told["data"][3]["error"]["param"] == "events[3].occurred_at"
+    taken = rows("SELECT event_id, end_user FROM usage_record WHERE end_user IS NOT NULL ORDER BY event_id")
+    assert [pair for pair in taken if pair[0] in set("abcd")] == [(name, "Zoë 🎟") for name in "abcd"]
+
+
+def test_few_lines_are_read_on_the_spot_however_they_come(acme: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "SMALL_BYTES", 8192)
+    monkeypatch.delattr(events, "Arriving")
+    raw = lines(acme, "a", "b")
+    assert answered(ask(lines_scope(acme), parts(raw, 100)))["created"] == 2
+    assert answered(ask(lines_scope(acme, content_length=str(len(raw))), parts(raw, 100)))["duplicates"] == 2
+
+
+def test_who_leaves_in_the_middle_of_the_lines_is_charged_nothing(acme: House) -> None:
+    before = rows("SELECT count(*) FROM usage_record")
+    messages = [part(lines(acme, "a", "b"), more=True), {"type": "http.disconnect"}]
+    assert ask(lines_scope(acme), messages) == []
+    assert rows("SELECT count(*) FROM usage_record") == before
+    assert (plane._events.jobs, plane._events.bytes) == (0, 0)
+
+
+def was_told(sent: list[dict[str, Any]]) -> dict[str, Any]:
+    """The next part of a body, of somebody who has already seen the answer."""
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    return part(b"x" * 100, more=True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers", "refused"),
+    [
+        (b"{}\n" * 1001, {}, (413, "too_many_events")),
+        # What it ends in nobody unpacks.
+        (gzip.compress(b"{}\n" * 1001 + os.urandom(9000))[:-8], {"content_encoding": "gzip"}, (413, "too_many_events")),
+        (PACKINGS["zstd"](bytes(9 * MIB)), {"content_encoding": "zstd"}, (413, "request_too_large")),
+        (b"x" * (8 * MIB + 1), {}, (413, "request_too_large")),
+        (b"{}", {"content_encoding": "gzip"}, (400, "invalid_request")),
+        (b"{}", {"content_encoding": "br"}, (415, "unsupported_media_type")),
+    ],
+    ids=["lines", "packed lines", "bomb", "bytes", "no gzip", "encoding"],
+)  # fmt: skip
+def test_lines_are_refused_in_their_middle_and_the_rest_is_dropped(
+    acme: House, raw: bytes, headers: dict[str, str], refused: tuple[int, str]
+) -> None:
+    rest = [*parts(raw, 65536)[:-1], was_told, was_told, part(b"")]
+    assert code(ask(lines_scope(acme, **headers | {"transfer_encoding": "chunked"}), rest)) == refused
+    assert rest == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "encoding", "refused"),
+    [
+        (b"\n \n", "identity", (422, "value_out_of_range")),
+        (gzip.compress(b"{}\n")[:-1], "gzip", (400, "invalid_request")),
+    ],
+)  # fmt: skip
+def test_lines_that_end_too_early_are_refused(acme: House, raw: bytes, encoding: str, refused: tuple[int, str]) -> None:
+    assert (
+        code(ask(lines_scope(acme, content_encoding=encoding, transfer_encoding="chunked"), parts(raw, 2))) == refused
+    )
+
+
+def test_who_may_not_send_lines_is_told_so_before_having_sent_them(acme: House) -> None:
+    asked = scope(content_type="application/x-ndjson", content_length="9000", authorization="Bearer dtk_wrong")
+    rest = [was_told, part(b"")]
+    assert code(ask(asked, rest)) == (401, "invalid_api_key")
+    assert rest == []
+
+
+def test_a_key_that_is_revoked_while_its_lines_come_reports_none_of_them(acme: House) -> None:
+    before = rows("SELECT count(*) FROM usage_record")
+
+    def revoked(sent: list[dict[str, Any]]) -> dict[str, Any]:
+        assert sent == []
+        keys.revoke(key_id=ApiKey.objects.get(kind="service").pk, by=world.BY)
+        connections.close_all()
+        return part(b"")
+
+    assert code(ask(lines_scope(acme), [part(lines(acme, "a"), more=True), revoked])) == (401, "invalid_api_key")
+    assert rows("SELECT count(*) FROM usage_record") == before

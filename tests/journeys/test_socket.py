@@ -6,8 +6,10 @@ import http.client
 import io
 import json
 import socket
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import httpx
 import pytest
@@ -110,6 +112,60 @@ def test_a_body_in_chunks_is_taken_where_it_can_be_and_else_refused_rather_than_
     with closing(raw(server, head("/v1/keys/verify"), chunks)) as answer:
         assert (answer.status, json.load(answer)["error"]["code"]) == (411, "length_required")
         assert answer.headers["X-Gateway-Error-Category"] == "user_error"
+
+
+def chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(piece), piece)
+
+
+def lines_head(acme: House, *headers: str) -> bytes:
+    """The head of a request whose lines come in chunks."""
+    told = [
+        "POST /v1/events HTTP/1.1", "Host: localhost", f"Authorization: Bearer {acme.gateway.secret}",
+        "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked", *headers,
+    ]  # fmt: skip
+    return "\r\n".join([*told, "", ""]).encode()
+
+
+def heard(line: socket.socket) -> tuple[int, Any]:
+    """Status and body of the next answer on a connection."""
+    answer = http.client.HTTPResponse(line, method="POST")
+    answer.begin()
+    return answer.status, json.load(answer)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_line_too_many_is_refused_before_its_sender_has_finished(
+    acme: House, server: WebServer, encoding: str
+) -> None:
+    body = b"".join(b'{"event_id": "%d"}\n' % number for number in range(1001))
+    with socket.create_connection((HOST, server.port), timeout=20) as line:
+        line.sendall(lines_head(acme, f"Content-Encoding: {encoding}"))
+        packer = zlib.compressobj(0, wbits=31)
+        packed = body if encoding == "identity" else packer.compress(body) + packer.flush(zlib.Z_SYNC_FLUSH)
+        line.sendall(chunk(packed))
+        status, told = heard(line)
+        assert (status, told["error"]["code"]) == (413, "too_many_events")
+        # What is sent all the same is nobody's, and the connection goes on.
+        line.sendall(chunk(b"{" * MIB) * 3 + b"0\r\n\r\n")
+        event = json.dumps(neighbours.event("afterwards", organization=acme.slug)).encode()
+        line.sendall(lines_head(acme) + chunk(event) + b"0\r\n\r\n")
+        status, told = heard(line)
+        assert (status, told["created"]) == (200, 1)
+
+
+def test_lines_that_come_a_little_at_a_time_are_taken_as_one_batch(acme: House, server: WebServer) -> None:
+    events = [neighbours.event(f"line-{number}", organization=acme.slug, end_user="Zoë 🎟") for number in range(200)]
+    body = "\n".join(json.dumps(event, ensure_ascii=False) for event in events).encode()
+    for packed, encoding, counted in ((body, "identity", "created"), (gzip.compress(body, 0), "gzip", "duplicates")):
+        with socket.create_connection((HOST, server.port), timeout=20) as line:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.sendall(lines_head(acme, f"Content-Encoding: {encoding}"))
+            for at in range(0, len(packed), 997):
+                line.sendall(chunk(packed[at : at + 997]))
+            line.sendall(b"0\r\n\r\n")
+            status, told = heard(line)
+        assert (status, told[counted]) == (200, 200)
 
 
 def test_who_asks_before_sending_is_refused_before_having_sent(acme: House, server: WebServer) -> None:
