@@ -114,8 +114,8 @@ class Groups(Generic[Q, R, A]):
         self.jobs = 0
         self.bytes = 0
 
-    async def answer(self, request: Q, *, size: int) -> A:
-        """The answer to a request whose body has ``size`` bytes.
+    async def answer(self, request: Q, *, size: int, long: bool = False) -> A:
+        """The answer to a request whose body has ``size`` bytes; ``long``: to read it may take a while.
 
         Raises ``Unavailable`` when too much waits already, and what reading and writing it raise. Whoever
         stops waiting for the answer does not stop the work.
@@ -124,7 +124,7 @@ class Groups(Generic[Q, R, A]):
         job: _Job[Q, R, A] = _Job(request, size, asyncio.get_running_loop().create_future())
         self.jobs += 1
         self.bytes += size
-        if size > SMALL_BYTES:
+        if long or size > SMALL_BYTES:
             self._start_read([job], self._have_read_one)
             return await asyncio.shield(job.future)
         try:

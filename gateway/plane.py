@@ -338,7 +338,7 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
         await identify()
     raw = await (body.start(groups.SMALL_BYTES) if lines else body.whole())
     if body.is_whole():
-        return await door.answer(Call(headers, peer, raw), size=len(raw))
+        return await door.answer(Call(headers, peer, raw), size=len(raw), long=_has_text(raw))
     if not asked:
         # Chunks do not say beforehand how much will come.
         await identify()
@@ -348,6 +348,11 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
         # Nobody sends faster than this is decoded: what is not asked for waits at the sender's.
         await _threads.call(partial(arriving.feed, await body.part()))
     return await door.answer(Call(headers, peer, b"", arriving), size=arriving.size)
+
+
+def _has_text(raw: bytes) -> bool:
+    """Whether a body may hold text whose tokens are to be counted; the tables for it are large."""
+    return b'"messages"' in raw or b'_text"' in raw or b"\\u" in raw
 
 
 def _peer(scope: Scope) -> str:

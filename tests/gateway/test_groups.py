@@ -387,6 +387,7 @@ def test_what_needs_the_database_to_be_read_is_read_in_a_thread_and_what_is_larg
         assert await door.answer(of("known", A), size=10) == "known done"
         assert await door.answer(of("unknown", A), size=10) == "unknown done"
         assert await door.answer(of("large", A), size=groups.SMALL_BYTES + 1) == "large done"
+        assert await door.answer(of("wordy", A), size=10, long=True) == "wordy done"
 
     play(desk, threads, story, read)
-    assert read_in == {"known": True, "unknown": False, "large": False}
+    assert read_in == {"known": True, "unknown": False, "large": False, "wordy": False}

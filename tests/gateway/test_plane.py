@@ -103,6 +103,14 @@ def test_where_https_is_asked_for_plain_http_is_left_to_django_to_send_on() -> N
         assert not plane.takes({**scope(), "scheme": "https"})
 
 
+@pytest.mark.parametrize(
+    "body", [{"messages": []}, {"input_text": "x"}, {"output_text": "x"}, {"m\u00e9ssages": 1}, {"tools": "\u00e9"}]
+)
+def test_what_may_hold_text_to_count_is_not_read_on_the_spot(body: dict[str, Any]) -> None:
+    assert plane._has_text(json.dumps(body).encode())
+    assert not plane._has_text(json.dumps({"model": "deepseek-chat", "input_tokens": 1}).encode())
+
+
 def test_a_header_that_is_sent_twice_reads_as_behind_wsgi() -> None:
     asked = scope()
     asked["headers"] += [(b"x-deeptoken-org", b"acme"), (b"x-deeptoken-org", b"umbrella")]
