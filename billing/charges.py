@@ -38,27 +38,28 @@ _RECORDED, _LOGGED, _QUARANTINED = (state.value for state in (State.RECORDED, St
 _CREATED = Status.CREATED
 
 
-def record(items: Sequence[Item], *, reported_by: UUID | None) -> list[Verdict]:
+def record(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None = None) -> list[Verdict]:
     """Charge a batch; a verdict for each item, in order. Everything in them is durable on return.
 
     Never raises for what one event or one organization did: what could not be written now is
-    ``failed`` and may be sent again.
+    ``failed`` and may be sent again. ``lock_ms``: several organizations together wait no longer for any
+    of their wallets; then nothing of them is written and the database's error is raised.
     """
     # Ids that all differ need no look at whose they are.
     if len({item.event.event_id for item in items}) == len(items):
-        given = _settle_all(items, reported_by=reported_by)
+        given = _settle_all(items, reported_by=reported_by, lock_ms=lock_ms)
         return [given[item.place] for item in items]
     firsts: dict[Key, Item] = {}
     for item in items:
         firsts.setdefault(item.key, item)
-    return _copies(items, firsts, _settle_all(list(firsts.values()), reported_by=reported_by))
+    return _copies(items, firsts, _settle_all(list(firsts.values()), reported_by=reported_by, lock_ms=lock_ms))
 
 
-def _settle_all(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
+def _settle_all(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
     """Verdicts by place of events whose ids all differ."""
     given: dict[int, Verdict] = {}
     for group in together(items):
-        given.update(_settle(group, reported_by=reported_by))
+        given.update(_settle(group, reported_by=reported_by, lock_ms=lock_ms))
     return given
 
 
@@ -111,12 +112,14 @@ def _told(item: Item, first: Item, given: Mapping[int, Verdict], claim: usage.Cl
     return verdict._replace(status=Status.DUPLICATE) if verdict.status is Status.CREATED else verdict
 
 
-def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
+def _settle(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None = None) -> dict[int, Verdict]:
     """Write a group in one transaction; if it fails, by organization, then by halves down to the event."""
     try:
-        return _write(items, reported_by=reported_by)
+        return _write(items, reported_by=reported_by, lock_ms=lock_ms)
     except Error as error:
         state = sqlstate(error)
+        if lock_ms is not None and state == LOCK_NOT_AVAILABLE and _several(items):
+            raise
         # Conflicts of one organization must not hurt another; content at fault is cornered by halves.
         # What is wrong for one part is wrong for each: a database that is gone, full, read-only or
         # shutting down, rights or tables that are missing.
@@ -135,23 +138,28 @@ def _settle(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Ver
         return given
 
 
+def _several(items: Sequence[Item]) -> bool:
+    owner = items[0].organization_id
+    # Mostly the very same object, which is quickly told.
+    return not all(item.organization_id is owner or item.organization_id == owner for item in items)
+
+
 def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:
     middle = len(items) // 2
     return [items[:middle], items[middle:]] if middle else []
 
 
-def _write(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
+def _write(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
     """The transaction, run again for passing conflicts and once more after making a missing month."""
 
     def attempt() -> dict[int, Verdict]:
-        given: dict[int, Verdict] = _transaction(items, reported_by=reported_by)
+        given: dict[int, Verdict] = _transaction(items, reported_by=reported_by, lock_ms=lock_ms if several else None)
         failpoints.reach("charge.after_commit")
         return given
 
+    several = _several(items)
     # Waiting once more for one organization's wallet would keep all the others waiting with it.
-    owner = items[0].organization_id
-    alone = all(item.organization_id is owner or item.organization_id == owner for item in items)
-    passing = RETRYABLE if alone else RETRYABLE - {LOCK_NOT_AVAILABLE}
+    passing = RETRYABLE - {LOCK_NOT_AVAILABLE} if several else RETRYABLE
     try:
         return retry(attempt, passing=passing)
     except Error as error:
@@ -177,9 +185,9 @@ def _month_is_missing(error: Error) -> bool:
 
 
 @transaction.atomic(durable=True)
-def _transaction(items: Sequence[Item], *, reported_by: UUID | None) -> dict[int, Verdict]:
+def _transaction(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
     """Claim, write, debit. Locks in the house's order: claims sorted, then wallets sorted, last."""
-    at = usage.started_at()
+    at = usage.started_at(lock_ms=lock_ms)
     stamps = ids.run(at=at)
     orphans = [item for item in items if isinstance(item, Orphan)]
     lines = list(price([item for item in items if isinstance(item, Attributed)], stamps))

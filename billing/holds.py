@@ -103,13 +103,14 @@ def place(asked: Asked) -> Placed:
     return Placed(hold, wallet)
 
 
-def place_together(asked: Sequence[Asked]) -> list[Placed | None]:
+def place_together(asked: Sequence[Asked], *, lock_ms: int | None = None) -> list[Placed | None]:
     """As ``place`` for requests that came side by side, inside the caller's transaction, as its last act.
 
-    ``None`` for those that a closer look must decide; of them nothing is written.
+    ``None`` for those that a closer look must decide; of them nothing is written. No wallet is waited for
+    longer than ``lock_ms``; then the database's error is raised.
     """
     assert connection.in_atomic_block, "a hold needs a transaction"
-    at = started_at()
+    at = started_at(lock_ms=lock_ms)
     of_each: dict[UUID, list[Asked]] = {}
     for one in asked:
         of_each.setdefault(one.whose.organization_id, []).append(one)

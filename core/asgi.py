@@ -33,4 +33,17 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         # The bridge asks from a thread, which takes a coroutine; the server's own is a bare awaitable.
         return await receive()
 
-    await control(scope, received, send)
+    await control(_tame(scope), received, send)
+
+
+def _tame(scope: Scope) -> Scope:
+    """The request as Django may see it: WSGI cannot tell ``X_Forwarded_For`` from the header that a proxy sets."""
+    if scope["type"] != "http":
+        return scope
+    query: bytes = scope["query_string"]
+    return {
+        **scope,
+        "headers": [(name, value) for name, value in scope["headers"] if b"_" not in name],
+        # The bridge reads ASCII.
+        "query_string": query if query.isascii() else b"".join(b"%c" % c if c < 128 else b"%%%02X" % c for c in query),
+    }

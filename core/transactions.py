@@ -24,6 +24,17 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(error.__cause__ or error, "sqlstate", None)
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether the database is gone, shutting down or full: whoever asks next will hear the same."""
+    if not isinstance(error, Error):
+        return False
+    state = sqlstate(error)
+    if state is None:
+        # No code: the connection broke or none could be had.
+        return type(error).__name__ in {"OperationalError", "InterfaceError"}
+    return state[:2] in {"08", "53", "57"}
+
+
 def retry(verb: Callable[[], T], *, passing: frozenset[str] = RETRYABLE) -> T:
     """Run ``verb``, a whole transaction, again on a conflict that is ``passing`` (SQLSTATEs).
 

@@ -21,7 +21,7 @@ from core import env, processes
 
 TARGETS = {"asgi": "core.asgi:application", "wsgi": "core.wsgi:application"}
 # Threads of the data plane, beside those of Django.
-PLANE_THREADS = 14
+PLANE_THREADS = 16
 # Requests in progress get this long at a stop, then their worker is killed.
 WORKER_STOP_SECONDS = 20
 CHECK_SECONDS = 5

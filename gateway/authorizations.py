@@ -17,7 +17,8 @@ from billing import admissions, holds, wallets
 from billing.budgets import Counted
 from billing.models import Hold
 from core import clock, errors, ids, money, wire
-from core.transactions import retry
+from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
+from gateway.groups import GROUP_LOCK_MS
 from metering.events import Name
 from metering.models import CatalogModel
 from orgs import addresses, keys, members, organizations, permissions, principals
@@ -126,16 +127,17 @@ class Reading(NamedTuple):
 def place_together(readings: Sequence[Reading]) -> list[dict[str, Any] | None]:
     """As ``place`` for requests that came side by side, in a transaction of its own.
 
-    ``None`` for those that must be placed each alone.
+    ``None`` for those that must be placed each alone. A wallet that is locked is not waited for: then the
+    database's error is raised.
     """
 
     @transaction.atomic(durable=True)
     def work() -> list[holds.Placed | None]:
-        return holds.place_together([_asked(one.admission, one.asker) for one in readings])
+        return holds.place_together([_asked(one.admission, one.asker) for one in readings], lock_ms=GROUP_LOCK_MS)
 
     return [
         None if placed is None else _show_placed(placed, reading.admission.customer.organization)
-        for placed, reading in zip(retry(work), readings, strict=True)
+        for placed, reading in zip(retry(work, passing=RETRYABLE - {LOCK_NOT_AVAILABLE}), readings, strict=True)
     ]
 
 

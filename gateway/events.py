@@ -12,6 +12,7 @@ from django.conf import settings
 from billing import batches, charges, corrections, wallets
 from core import clock, errors, ids, wire
 from gateway.compression import Inflating
+from gateway.groups import GROUP_LOCK_MS
 from metering import attribution, events, horizon
 from metering.events import Limits, Rejection
 from metering.verdicts import Status, Verdict
@@ -98,8 +99,9 @@ class Reading(NamedTuple):
 
     @property
     def owners(self) -> frozenset[UUID]:
-        """Whose wallets may be charged."""
-        return frozenset(one.organization_id for one in self.outcomes if isinstance(one, attribution.Attributed))
+        """Whose wallets may be charged; of what nobody is charged for, whoever reported it."""
+        found = frozenset(one.organization_id for one in self.outcomes if isinstance(one, attribution.Attributed))
+        return found or frozenset([self.reporter.key_id])
 
     @property
     def weight(self) -> int:
@@ -170,13 +172,17 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
 
 
 def write(readings: Sequence[Reading]) -> list[Answer]:
-    """The answers to bodies of one reporter that came side by side, charged as one batch."""
+    """The answers to bodies of one reporter that came side by side, charged as one batch.
+
+    A wallet that is locked is not waited for by several: then the database's error is raised.
+    """
     items: list[charges.Item] = []
     for reading in readings:
         items.extend(reading.items)
     if len(readings) > 1:
         items = [item._replace(place=place) for place, item in enumerate(items)]
-    return _answers(readings, charges.record(items, reported_by=readings[0].reporter.key_id))
+    lock_ms = GROUP_LOCK_MS if len(readings) > 1 else None
+    return _answers(readings, charges.record(items, reported_by=readings[0].reporter.key_id, lock_ms=lock_ms))
 
 
 def _answers(readings: Sequence[Reading], given: Sequence[Verdict]) -> list[Answer]:

@@ -2,8 +2,9 @@
 
 What comes while groups are being written is the next group: nobody waits where nobody is in the
 way. A group is one call of one verb, so one transaction and one flush, and every answer comes after
-its own commit. An organization is in one group at a time: groups never wait for each other's
-wallets, and a wallet that is held by somebody else holds up its own organization and no other.
+its own commit. An organization is in one group at a time, so groups do not wait for each other's
+wallets; where a wallet is held by somebody else, its group falls apart after a moment, and what is
+for that organization waits on its own.
 
 All of this runs in one event loop. What may wait for the database runs in threads: ``write``, and
 ``read`` where the caches of this process do not know enough.
@@ -12,7 +13,7 @@ All of this runs in one event loop. What may wait for the database runs in threa
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -20,6 +21,7 @@ from uuid import UUID
 from django.core.exceptions import SynchronousOnlyOperation
 
 from core import errors
+from core.transactions import is_outage
 from gateway.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,24 @@ log = logging.getLogger(__name__)
 WAITING_MAX = 2048
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 # One organization may take this part of what may wait, and of a group, so that there is room for the others.
-EACH_PART = 2
+EACH_PART = 4
 SHARE_MAX = 250
 # Events of a group, as of a request.
 WEIGHT_MAX = 1000
 # A request with more is a group already: it goes alone, and beside others for the same organizations, for what it
 # does before it takes their wallets is most of its work.
-ALONE_WEIGHT = 100
+LARGE_WEIGHT = 100
+LARGE_EACH_MAX = 2
+LARGE_MAX = 3
+# So does one for several organizations that have not all been free for so long.
+OVERDUE_SECONDS = 0.25
 # While one group waits for the disk another is written. More at once only make the groups smaller.
 WRITERS = 2
 # A group that takes this long waits for somebody; others need not wait with it.
 STUCK_SECONDS = 0.1
-WRITERS_MAX = 8
+WRITERS_MAX = 5
+# How long a group waits for one of its wallets before it falls apart.
+GROUP_LOCK_MS = 250
 # A body this small is read on the spot, as far as nothing is asked of the database.
 SMALL_BYTES = 8 * 1024
 
@@ -73,9 +81,9 @@ A = TypeVar("A")
 
 
 class _Job(Generic[Q, R, A]):
-    """A request on its way."""
+    """A request on its way. ``alone``: it is a group of its own; ``large``: and waits for nobody's turn."""
 
-    __slots__ = ("alone", "future", "owners", "reading", "request", "size")
+    __slots__ = ("alone", "future", "large", "owners", "reading", "request", "since", "size")
 
     def __init__(self, request: Q, size: int, future: "asyncio.Future[A]") -> None:
         self.request = request
@@ -83,14 +91,17 @@ class _Job(Generic[Q, R, A]):
         self.future = future
         self.reading: R | None = None
         self.owners: frozenset[UUID] = frozenset()
+        self.since = 0.0
         self.alone = False
+        self.large = False
 
 
 class Groups(Generic[Q, R, A]):
     """One kind of request: ``read`` makes a reading of one, ``write`` answers for many.
 
-    ``write`` gives for each reading its answer or the refusal. Where it raises, each is written again
-    alone, so it must have left nothing behind.
+    ``write`` gives for each reading its answer or the refusal. Where it raises, it must have left nothing
+    behind, and each is written again alone; but where the database is gone, which leaves that in doubt,
+    all are answered with that.
     """
 
     def __init__(
@@ -98,16 +109,20 @@ class Groups(Generic[Q, R, A]):
         *,
         read: Callable[[Q], R],
         write: Callable[[Sequence[R]], Sequence[A | Exception]],
-        threads: Threads,
+        readers: Threads,
+        writers: Threads,
     ) -> None:
         self._read = read
         self._write = write
-        self._threads = threads
+        self._readers = readers
+        self._writers = writers
         self._arrived: list[_Job[Q, R, A]] = []
         self._waiting: list[_Job[Q, R, A]] = []
         self._busy: set[UUID] = set()
         self._started: dict[int, float] = {}
         self._each: Counter[UUID] = Counter()
+        self._large: Counter[UUID] = Counter()
+        self._larges = 0
         self._reads = False
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
@@ -144,6 +159,15 @@ class Groups(Generic[Q, R, A]):
         if self.jobs >= WAITING_MAX or self.bytes + size > WAITING_BYTES_MAX:
             raise too_much()
 
+    def hold(self, size: int) -> None:
+        """Count bytes of a body that is still arriving. Raises ``Unavailable`` when there is no room for them."""
+        self.check_room(size)
+        self.bytes += size
+
+    def give_back(self, size: int) -> None:
+        """What ``hold`` counted."""
+        self.bytes -= size
+
     def _read_next(self) -> None:
         if self._reads or not self._arrived:
             return
@@ -152,7 +176,7 @@ class Groups(Generic[Q, R, A]):
         self._start_read(jobs, self._have_read_set)
 
     def _start_read(self, jobs: "list[_Job[Q, R, A]]", then: "Callable[[list[_Job[Q, R, A]], Any], None]") -> None:
-        self._threads.start(partial(self._read_all, jobs), partial(then, jobs))
+        self._readers.start(partial(self._read_all, jobs), partial(then, jobs))
 
     def _read_all(self, jobs: "Sequence[_Job[Q, R, A]]") -> list[R | Exception]:
         found: list[R | Exception] = []
@@ -161,6 +185,9 @@ class Groups(Generic[Q, R, A]):
                 found.append(self._read(job.request))
             except Exception as error:  # noqa: BLE001 - one request's failure is its own
                 found.append(error)
+                if is_outage(error):
+                    # The others would each wait for the same.
+                    return found + [error] * (len(jobs) - len(found))
         return found
 
     def _have_read_set(self, jobs: "list[_Job[Q, R, A]]", found: Any) -> None:
@@ -169,17 +196,18 @@ class Groups(Generic[Q, R, A]):
         self._read_next()
 
     def _have_read_one(self, jobs: "list[_Job[Q, R, A]]", found: Any) -> None:
+        now = asyncio.get_running_loop().time()
         for job, reading in zip(jobs, _each(jobs, found), strict=True):
             if isinstance(reading, Exception):
                 self._finish(job, reading)
                 continue
-            job.reading = reading
-            job.alone = reading.weight > ALONE_WEIGHT
-            job.owners = frozenset() if job.alone else reading.owners
-            if any(self._each[owner] >= WAITING_MAX // EACH_PART for owner in job.owners):
+            owners = reading.owners
+            if any(self._each[owner] >= WAITING_MAX // EACH_PART for owner in owners):
                 self._finish(job, too_much())
                 continue
-            self._each.update(job.owners)
+            job.reading, job.owners, job.since = reading, owners, now
+            job.large = reading.weight > LARGE_WEIGHT
+            self._each.update(owners)
             self._waiting.append(job)
         self._write_next()
 
@@ -193,9 +221,9 @@ class Groups(Generic[Q, R, A]):
             going = sum(now - started < STUCK_SECONDS for started in self._started.values())
             if going >= WRITERS:
                 break
-            group = self._take()
+            group = self._take(now)
             if not group:
-                return
+                break
             self._start_write(group, now)
         if self._timer is None and self._waiting:
             self._timer = loop.call_later(STUCK_SECONDS, self._look_again)
@@ -204,7 +232,7 @@ class Groups(Generic[Q, R, A]):
         self._timer = None
         self._write_next()
 
-    def _take(self) -> "list[_Job[Q, R, A]]":
+    def _take(self, now: float) -> "list[_Job[Q, R, A]]":
         """The next group, in the order of arrival as far as organizations in other groups allow."""
         group: list[_Job[Q, R, A]] = []
         left: list[_Job[Q, R, A]] = []
@@ -212,36 +240,56 @@ class Groups(Generic[Q, R, A]):
         weight = 0
         for place, job in enumerate(self._waiting):
             assert job.reading is not None
-            fits = (
-                self._busy.isdisjoint(job.owners)
-                and weight + job.reading.weight <= max(WEIGHT_MAX, job.reading.weight * (not group))
-                and not (group and (job.alone or job.reading.kin != group[0].reading.kin))  # type: ignore[union-attr]
-                and all(shares[owner] < SHARE_MAX for owner in job.owners)
-            )
+            if job.large or (len(job.owners) > 1 and now - job.since > OVERDUE_SECONDS):
+                job.large = True
+                fits = not group and self._has_room_for_large(job)
+            else:
+                fits = (
+                    self._busy.isdisjoint(job.owners)
+                    and weight + job.reading.weight <= WEIGHT_MAX
+                    and not (group and (job.alone or job.reading.kin != group[0].reading.kin))  # type: ignore[union-attr]
+                    and all(shares[owner] < SHARE_MAX for owner in job.owners)
+                )
             if not fits:
                 left.append(job)
                 continue
             group.append(job)
             shares.update(job.owners)
             weight += job.reading.weight
-            if job.alone or weight >= WEIGHT_MAX:
+            if job.alone or job.large or weight >= WEIGHT_MAX:
                 left.extend(self._waiting[place + 1 :])
                 break
         self._waiting = left
         return group
 
+    def _has_room_for_large(self, job: "_Job[Q, R, A]") -> bool:
+        return self._larges < LARGE_MAX and all(self._large[owner] < LARGE_EACH_MAX for owner in job.owners)
+
     def _start_write(self, group: "list[_Job[Q, R, A]]", now: float) -> None:
-        owners = frozenset().union(*(job.owners for job in group))
-        self._busy |= owners
+        if group[0].large:
+            self._larges += 1
+            self._large.update(group[0].owners)
+        else:
+            self._busy.update(*(job.owners for job in group))
         self._number += 1
         self._started[self._number] = now
         readings = [job.reading for job in group if job.reading is not None]
-        self._threads.start(partial(self._write, readings), partial(self._have_written, self._number, group, owners))
+        self._writers.start(partial(self._written, readings), partial(self._have_written, self._number, group))
 
-    def _have_written(self, number: int, group: "list[_Job[Q, R, A]]", owners: Iterable[UUID], found: Any) -> None:
+    def _written(self, readings: Sequence[R]) -> Sequence[A | Exception]:
+        answers = self._write(readings)
+        assert len(answers) == len(readings), "an answer for each"
+        return answers
+
+    def _have_written(self, number: int, group: "list[_Job[Q, R, A]]", found: Any) -> None:
         del self._started[number]
-        self._busy.difference_update(owners)
-        if isinstance(found, Exception) and len(group) > 1:
+        if group[0].large:
+            self._larges -= 1
+            self._large.subtract(group[0].owners)
+            self._large += Counter()
+        else:
+            self._busy.difference_update(*(job.owners for job in group))
+        if isinstance(found, Exception) and len(group) > 1 and not is_outage(found):
             log.warning("a group of %d requests falls apart: %s", len(group), found)
             for job in group:
                 job.alone = True
@@ -260,6 +308,11 @@ class Groups(Generic[Q, R, A]):
     def _finish(self, job: "_Job[Q, R, A]", answer: A | Exception) -> None:
         self.jobs -= 1
         self.bytes -= job.size
+        if isinstance(answer, StopIteration):
+            # A future takes every exception but this.
+            answer = RuntimeError("a request was stopped")
+        if job.future.done():
+            return
         if isinstance(answer, Exception):
             job.future.set_exception(answer)
             # Whoever asked may be gone, and an error that nobody reads is logged by asyncio.

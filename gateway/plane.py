@@ -40,15 +40,14 @@ AUTHORIZATIONS = "/v1/authorizations"
 USAGE = "/v1/usage"
 IDEMPOTENCY = idempotency.HEADER.lower()
 
-# Who sends a body this large is asked who they are first.
-_LARGE_BYTES = 64 * 1024
 # After the answer an unread body is read and dropped so that the answer is seen, by so many requests at once.
 _DROP_BYTES_MAX = 64 * 1024 * 1024
 _DROP_SECONDS = 60
 _DROPPING_MAX = 4
-# Threads for pages, and how many requests may wait for them.
-_READERS = 4
+# How many requests may wait for a page.
 _PAGES_MAX = 256
+# Within which a body must be whole.
+_BODY_SECONDS = 60
 # What Django's middleware puts on every answer of ours.
 _ALWAYS = (
     (b"x-frame-options", settings.X_FRAME_OPTIONS.encode()),
@@ -92,6 +91,9 @@ def takes(scope: Scope) -> bool:
     headers = headers_of(scope)
     if scope["method"] == "GET" and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
         # Nobody reads that body here.
+        return False
+    if scope["path"] == USAGE and b"metadata" in scope.get("query_string", b""):
+        # No index and no rollup knows these: such a page may take long.
         return False
     if scope["path"] == AUTHORIZATIONS and (IDEMPOTENCY in headers or not _is_json(headers.get("content-type", ""))):
         return False
@@ -170,7 +172,9 @@ def _is_json(content_type: str) -> bool:
 def _takes_json(accept: str) -> bool:
     """Whether an ``Accept`` plainly takes JSON; Django's view negotiates about the rest."""
     told = {part.split(";")[0].strip().lower() for part in accept.split(",")}
-    return not accept.strip() or not told.isdisjoint({"*/*", "application/*", "application/json", http.PROBLEM})
+    return not accept.strip() or (
+        "text/csv" not in told and not told.isdisjoint({"*/*", "application/*", "application/json", http.PROBLEM})
+    )
 
 
 def _refused(error: errors.ApiError, *, accept: str, correlation: str) -> Told:
@@ -179,7 +183,10 @@ def _refused(error: errors.ApiError, *, accept: str, correlation: str) -> Told:
 
 
 class Body:
-    """A request's body as it comes in; ``length`` is what its sender declared, in bytes, 0 for chunks."""
+    """A request's body as it comes in; ``length`` is what its sender declared, in bytes, 0 for chunks.
+
+    ``size`` bytes of it have come.
+    """
 
     def __init__(self, headers: Headers, receive: Receive) -> None:
         self._headers = headers
@@ -188,28 +195,17 @@ class Body:
         # What is no length is too much.
         self.length = int(told) if told.isdecimal() else settings.BODY_BYTES_MAX + 1
         self._left = self.length > 0 or "transfer-encoding" in headers
-        self._size = 0
+        self.size = 0
 
     def is_whole(self) -> bool:
         """Whether all of it has come."""
         return not self._left
 
-    async def start(self, size: int) -> bytes:
-        """More than ``size`` bytes of it, or all that there is. Raises as ``part``."""
-        parts: list[bytes] = []
-        while self._left and self._size <= size:
-            parts.append(await self.part())
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def whole(self) -> bytes:
-        """All of it, compressed or not. Raises as ``part``."""
-        return await self.start(settings.BODY_BYTES_MAX)
-
     async def part(self) -> bytes:
         """Its next bytes. Raises ``RequestTooLarge`` when they are too many, or ``Gone``."""
         part = await self._receive_part()
-        self._size += len(part)
-        if self._size > settings.BODY_BYTES_MAX:
+        self.size += len(part)
+        if self.size > settings.BODY_BYTES_MAX:
             raise _too_large(settings.BODY_BYTES_MAX)
         return part
 
@@ -312,14 +308,17 @@ def _created(told: Mapping[str, Any]) -> Told:
     return Told(201, wire.encode(told))
 
 
-_threads = Threads(PLANE_THREADS - _READERS)
-# Apart, so that any number of pages keeps no event waiting.
-_readers = Threads(_READERS)
-_events: Groups[Call, events.Reading, Told] = Groups(read=_read_events, write=_write_events, threads=_threads)
-
-
+# Threads for each kind of work, so that none waits for another: writing through two doors, reading what
+# cannot be read on the spot, pages.
+_writers = Threads(2 * groups.WRITERS_MAX)
+_readers = Threads(3)
+_pagers = Threads(3)
+assert _writers.number + _readers.number + _pagers.number == PLANE_THREADS, "each may need a connection"
+_events: Groups[Call, events.Reading, Told] = Groups(
+    read=_read_events, write=_write_events, readers=_readers, writers=_writers
+)
 _authorizations: Groups[Call, authorizations.Reading, Told] = Groups(
-    read=_read_authorization, write=_write_authorizations, threads=_threads
+    read=_read_authorization, write=_write_authorizations, readers=_readers, writers=_writers
 )
 _SCOPES = {EVENTS: permissions.EVENTS_WRITE, AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE}
 
@@ -330,24 +329,38 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
         raise _too_large(settings.BODY_BYTES_MAX)
     door.check_room(body.length)
     peer = _peer(scope)
-    identify = partial(_threads.call, partial(_gateway, headers, peer, scope=_SCOPES[scope["path"]]))
     lines = scope["path"] == EVENTS and _media_type(headers) == NDJSON
-    asked = "expect" in headers or body.length > (groups.SMALL_BYTES if lines else _LARGE_BYTES)
-    if asked:
-        # Who may not send it is told so before having sent it.
-        await identify()
-    raw = await (body.start(groups.SMALL_BYTES) if lines else body.whole())
-    if body.is_whole():
-        return await door.answer(Call(headers, peer, raw), size=len(raw), long=_has_text(raw))
-    if not asked:
-        # Chunks do not say beforehand how much will come.
-        await identify()
-    arriving = events.Arriving(encoding=_encoding(headers))
-    await _threads.call(partial(arriving.feed, raw))
-    while not body.is_whole():
-        # Nobody sends faster than this is decoded: what is not asked for waits at the sender's.
-        await _threads.call(partial(arriving.feed, await body.part()))
-    return await door.answer(Call(headers, peer, b"", arriving), size=arriving.size)
+    if "expect" in headers or "transfer-encoding" in headers or body.length > groups.SMALL_BYTES:
+        # Who may not send it is told so before having sent it, or very much of it.
+        await _readers.call(partial(_gateway, headers, peer, scope=_SCOPES[scope["path"]]))
+    held = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            raw = b""
+            arriving: events.Arriving | None = None
+            parts: list[bytes] = []
+            while not body.is_whole():
+                part = await body.part()
+                door.hold(len(part))
+                held += len(part)
+                if arriving is not None:
+                    # Nobody sends faster than this is decoded: what is not asked for waits at the sender's.
+                    await _readers.call(partial(arriving.feed, part))
+                    continue
+                parts.append(part)
+                if lines and body.size > groups.SMALL_BYTES and not body.is_whole():
+                    arriving = events.Arriving(encoding=_encoding(headers))
+                    await _readers.call(partial(arriving.feed, b"".join(parts)))
+            raw = parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError as error:
+        raise errors.InvalidRequest(f"The body was not whole within {_BODY_SECONDS} seconds.") from error
+    finally:
+        door.give_back(held)
+    if arriving is not None:
+        return await door.answer(Call(headers, peer, b"", arriving), size=arriving.size)
+    return await door.answer(
+        Call(headers, peer, raw), size=len(raw), long=_encoding(headers) not in {"", "identity"} or _has_text(raw)
+    )
 
 
 def _has_text(raw: bytes) -> bool:
@@ -370,9 +383,21 @@ async def _list_usage(scope: Scope, headers: Headers, _body: Body) -> Told:
         raise groups.too_much()
     _pages += 1
     try:
-        return await _readers.call(partial(_usage_page, headers, _peer(scope), scope["query_string"]))
+        return await _pagers.call(partial(_usage_page, headers, _peer(scope), scope["query_string"]))
     finally:
         _pages -= 1
+
+
+def _params(query: bytes) -> dict[str, list[str]]:
+    """The parameters as Django reads them. Raises ``InvalidRequest`` when they are too many."""
+    try:
+        text = query.decode()
+    except UnicodeDecodeError:
+        text = query.decode("latin-1")
+    try:
+        return parse_qs(text, keep_blank_values=True, max_num_fields=settings.DATA_UPLOAD_MAX_NUMBER_FIELDS)
+    except ValueError as error:
+        raise errors.InvalidRequest from error
 
 
 def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
@@ -380,7 +405,7 @@ def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
     about = {"deepailab-organization": principal.organization_slug} if principal.organization_slug else {}
     try:
         permissions.check(principal, kinds=permissions.CUSTOMER, needs=permissions.USAGE_READ_OWN, scope=None)
-        params = parse_qs(query.decode("ascii"), keep_blank_values=True)
+        params = _params(query)
         return Told(200, usage_pages.answer(principal=principal, params=params), headers=about)
     except Exception as error:
         refusal = http.from_exception(error)

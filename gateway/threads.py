@@ -1,6 +1,7 @@
 """Threads that may wait for the database, for an event loop that may not."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from django.db import connections
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 # After so long without work a thread asks whether its connection still stands.
 IDLE_SECONDS = 1.0
 
@@ -19,6 +22,7 @@ class Threads:
     """So many threads, each with a connection that it keeps: the pool takes several queries to hand one out."""
 
     def __init__(self, number: int) -> None:
+        self.number = number
         self._pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="plane")
 
     def start(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
@@ -26,13 +30,16 @@ class Threads:
         loop = asyncio.get_running_loop()
 
         def run() -> None:
+            found: Any
             try:
                 check_connection()
                 found = work()
             except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
                 found = error
-            finally:
-                settle_connection()
+            except BaseException as error:  # whoever waits must be told, whatever it was
+                log.exception("a thread was stopped")
+                found = RuntimeError(f"{type(error).__name__} in a thread")
+            settle_connection()
             loop.call_soon_threadsafe(then, found)
 
         self._pool.submit(run)
@@ -67,11 +74,15 @@ def check_connection() -> None:
 
 def settle_connection() -> None:
     """After this thread worked: keep its connection unless it is broken."""
-    kept = connections["default"]
     _thread.used = time.monotonic()
-    if kept.connection is not None and kept.errors_occurred and not kept.is_usable():
-        kept.close()
-    kept.errors_occurred = False
+    try:
+        kept = connections["default"]
+        if kept.connection is not None and kept.errors_occurred and not kept.is_usable():
+            kept.close()
+        kept.errors_occurred = False
+    except Exception:
+        log.exception("a broken connection is left behind")
+        del connections["default"]
 
 
 _thread = threading.local()

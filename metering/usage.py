@@ -72,10 +72,13 @@ class Line(msgspec.Struct, frozen=True, gc=False):
         )  # fmt: skip
 
 
-def started_at() -> datetime:
-    """The database's clock at the start of the transaction we are in."""
+def started_at(*, lock_ms: int | None = None) -> datetime:
+    """The database's clock at the start of the transaction we are in; from here on it waits ``lock_ms`` for a lock."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT now()")
+        if lock_ms is None:
+            cursor.execute("SELECT now()")
+        else:
+            cursor.execute("SELECT now(), set_config('lock_timeout', %s, true)", [f"{lock_ms}ms"])
         at: datetime = cursor.fetchone()[0]
         return at
 

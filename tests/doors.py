@@ -127,13 +127,13 @@ def plane_door() -> Iterator[None]:
 
     _chosen.append(PlaneClient)
     with (
-        closing(threads.Threads(4)) as pool,
+        closing(threads.Threads(6)) as pool,
         # Threads must leave no connection behind to a database that will be dropped.
         mock.patch.object(threads, "settle_connection", connections.close_all),
-        mock.patch.object(plane, "_threads", pool),
         mock.patch.object(plane, "_readers", pool),
-        mock.patch.object(plane._events, "_threads", pool),
-        mock.patch.object(plane._authorizations, "_threads", pool),
+        mock.patch.object(plane, "_pagers", pool),
+        mock.patch.multiple(plane._events, _readers=pool, _writers=pool),
+        mock.patch.multiple(plane._authorizations, _readers=pool, _writers=pool),
     ):
         try:
             yield

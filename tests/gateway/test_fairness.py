@@ -8,6 +8,7 @@ from gateway import groups, plane
 from tests import doors
 from tests.books import Books
 from tests.journeys import neighbours
+from tests.orgs import world
 from tests.proofs import proves
 
 WAITING_MAX = 40
@@ -51,3 +52,28 @@ def test_whoever_sends_more_than_can_be_written_is_told_to_wait_and_the_others_g
         assert {status for _, status in told} <= {201, 503}
         # And there is room again.
         assert flood(FLOOD) == ("loud", 201)
+
+
+def test_a_wallet_that_is_locked_keeps_nobody_waiting_who_came_by_the_same_gateway(books: Books) -> None:
+    with doors.plane_door():
+        stuck, quiet = neighbours.house("stuck-inc"), neighbours.house("quiet-inc")
+        gateway = neighbours.Caller("gateway", world.service_key("events:write", "authorizations:write").secret)
+        answered: list[int] = []
+
+        def wait(number: int) -> None:
+            body = neighbours.event(f"stuck-{number}", organization=stuck.slug)
+            answered.append(gateway.post(neighbours.EVENTS, body).status_code)
+
+        def go_on() -> None:
+            for number in range(10):
+                body = neighbours.event(f"quiet-{number}", organization=quiet.slug)
+                assert gateway.post(neighbours.EVENTS, body).status_code == 201
+                asked = gateway.post(neighbours.AUTHORIZATIONS, neighbours.authorization(quiet))
+                assert asked.status_code == 201, asked.content
+            # Each of theirs waits for its wallet three times as long as a lock is waited for.
+            assert answered == []
+
+        with books.connect() as raw, raw.transaction():
+            raw.execute("SELECT 1 FROM wallet WHERE organization_id = %s FOR UPDATE", [stuck.organization.pk])
+            books.together([*(lambda number=number: wait(number) for number in range(10)), go_on])
+        assert set(answered) <= {201, 503}

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
+from django.db import OperationalError
 
 from core import errors
 from gateway import groups
@@ -65,8 +67,9 @@ def threads() -> Iterator[Threads]:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No group is stuck however slow the machine is."""
+    """No group is stuck and nobody overdue, however slow the machine is."""
     monkeypatch.setattr(groups, "STUCK_SECONDS", 1000.0)
+    monkeypatch.setattr(groups, "OVERDUE_SECONDS", 1000.0)
 
 
 def play(
@@ -78,7 +81,9 @@ def play(
     """Run a story in an event loop of its own."""
 
     async def run() -> Any:
-        return await asyncio.wait_for(story(Groups(read=read, write=desk.write, threads=threads)), SECONDS)
+        return await asyncio.wait_for(
+            story(Groups(read=read, write=desk.write, readers=threads, writers=threads)), SECONDS
+        )
 
     return asyncio.run(run())
 
@@ -203,12 +208,103 @@ def test_a_large_request_goes_alone_and_waits_for_no_organization(threads: Threa
     async def story(door: "Groups[Read, Read, str]") -> None:
         slow = asyncio.create_task(door.answer(of("slow", A), size=1))
         await began(desk, "slow")
-        assert await door.answer(of("large", A, B, weight=101), size=1) == "large done"
+        assert await door.answer(of("large", A, B, weight=groups.LARGE_WEIGHT + 1), size=1) == "large done"
         desk.let_go("slow")
         await slow
 
     play(desk, threads, story)
     assert desk.groups == [["slow"], ["large"]]
+
+
+def test_of_large_requests_for_one_organization_few_are_written_at_once(threads: Threads) -> None:
+    names = [f"large-{number}" for number in range(groups.LARGE_EACH_MAX)]
+    desk = Desk(*names)
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        weight = groups.LARGE_WEIGHT + 1
+        tasks = []
+        for name in names:
+            tasks.append(asyncio.create_task(door.answer(of(name, A, weight=weight), size=1)))
+            await began(desk, name)
+        tasks.append(asyncio.create_task(door.answer(of("one more", A, weight=weight), size=1)))
+        await until(lambda: len(door._waiting) == 1)
+        # Nobody waits for it, not even another of its kind.
+        door._started = dict.fromkeys(door._started, float("-inf"))
+        assert await door.answer(of("large of another", B, weight=weight), size=1) == "large of another done"
+        assert await door.answer(of("small of the same", A), size=1) == "small of the same done"
+        for name in names:
+            desk.let_go(name)
+        await asyncio.gather(*tasks)
+        assert (door._larges, +door._large) == (0, Counter())
+
+    play(desk, threads, story)
+    assert desk.groups[-1] == ["one more"]
+
+
+def test_a_request_for_several_waits_a_moment_for_all_of_them_to_be_free_and_no_longer(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "OVERDUE_SECONDS", 0.05)
+    monkeypatch.setattr(groups, "STUCK_SECONDS", 0.02)
+    desk = Desk("slow")
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        slow = asyncio.create_task(door.answer(of("slow", A), size=1))
+        await began(desk, "slow")
+        assert await door.answer(of("both", A, B), size=1) == "both done"
+        assert not slow.done()
+        desk.let_go("slow")
+        await slow
+
+    play(desk, threads, story)
+
+
+def test_where_the_database_is_gone_nobody_is_written_again(threads: Threads) -> None:
+    desk = Desk("slow", "slower")
+    write = desk.write
+
+    def gone(readings: Sequence[Read]) -> list[Any]:
+        told = write(readings)
+        if len(readings) > 1:
+            raise OperationalError("the connection is lost")
+        return told
+
+    desk.write = gone  # type: ignore[method-assign]
+
+    async def story(door: "Groups[Read, Read, str]") -> list[Any]:
+        tasks = [asyncio.create_task(door.answer(of("slow", A), size=1))]
+        await began(desk, "slow")
+        tasks.append(asyncio.create_task(door.answer(of("slower", B), size=1)))
+        await began(desk, "slower")
+        tasks += [asyncio.create_task(door.answer(of(f"{number}", UUID(int=9 + number)), size=1)) for number in (0, 1)]
+        await until(lambda: len(door._waiting) == 2)
+        desk.let_go("slow")
+        desk.let_go("slower")
+        return list(await asyncio.gather(*tasks, return_exceptions=True))[2:]
+
+    assert [type(one) for one in play(desk, threads, story)] == [OperationalError, OperationalError]
+    assert desk.groups[2:] == [["0", "1"]]
+
+
+def test_a_set_that_cannot_be_read_because_the_database_is_gone_asks_for_it_once(threads: Threads) -> None:
+    asked: list[str] = []
+
+    def read(one: Read) -> Read:
+        if threading.current_thread() is threading.main_thread():
+            raise SynchronousOnlyOperation
+        asked.append(one.name)
+        raise OperationalError("nobody answers")
+
+    async def story(door: "Groups[Read, Read, str]") -> list[Any]:
+        door._reads = True
+        told = [asyncio.create_task(door.answer(of(f"{number}", A), size=1)) for number in range(5)]
+        await until(lambda: len(door._arrived) == 5)
+        door._reads = False
+        door._read_next()
+        return list(await asyncio.gather(*told, return_exceptions=True))
+
+    assert {type(one) for one in play(Desk(), threads, story, read)} == {OperationalError}
+    assert asked == ["0"]
 
 
 def test_one_organization_takes_its_share_of_a_group_and_no_more(
@@ -335,6 +431,7 @@ def test_one_organization_cannot_fill_the_queue_for_the_others(
     threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "WAITING_MAX", 4)
+    monkeypatch.setattr(groups, "EACH_PART", 2)
     desk = Desk("slow")
 
     async def story(door: "Groups[Read, Read, str]") -> None:

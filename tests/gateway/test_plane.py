@@ -78,6 +78,8 @@ def test_what_is_plain_is_taken(asked: dict[str, Any]) -> None:
         scope(USAGE),
         scope(USAGE, method="HEAD"),
         scope(USAGE, method="GET", accept="text/csv"),
+        scope(USAGE, method="GET", accept="text/csv, */*;q=0.1"),
+        {**scope(USAGE, method="GET"), "query_string": b"limit=1&metadata[team]=a"},
         scope(USAGE, method="GET", content_length="2"),
         scope(USAGE, method="GET", transfer_encoding="chunked"),
         scope(host="evil.example"),
@@ -177,7 +179,10 @@ def test_who_neither_sends_the_rest_nor_leaves_is_not_waited_for_forever(monkeyp
     assert rest == []
 
 
-def test_a_body_that_is_too_long_is_refused_by_its_length_or_as_soon_as_it_shows() -> None:
+def test_a_body_that_is_too_long_is_refused_by_its_length_or_as_soon_as_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plane, "_gateway", lambda *_, **__: None)
     with override_settings(BODY_BYTES_MAX=100):
         rest = [part(b"x" * 60, more=True), part(b"x" * 41)]
         assert code(ask(scope(content_length="101"), rest)) == (413, "request_too_large")
@@ -187,6 +192,32 @@ def test_a_body_that_is_too_long_is_refused_by_its_length_or_as_soon_as_it_shows
         assert rest == []
         rest = [part(b"")]
         assert code(ask(scope(content_length="many"), rest)) == (413, "request_too_large")
+
+
+def test_what_arrives_is_counted_as_it_arrives_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_gateway", lambda *_, **__: None)
+    monkeypatch.setattr(groups, "WAITING_BYTES_MAX", 100)
+    rest = [part(b"x" * 60, more=True), part(b"x" * 41, more=True), part(b"x")]
+    assert code(ask(scope(transfer_encoding="chunked"), rest)) == (503, "unavailable")
+    assert plane._events.bytes == 0
+
+
+def test_a_body_that_does_not_come_to_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "_gateway", lambda *_, **__: None)
+    monkeypatch.setattr(plane, "_BODY_SECONDS", 0.01)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        return part(b"")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(plane.Body, "drop", lambda self: asyncio.sleep(0))
+    asyncio.run(plane.application(scope(transfer_encoding="chunked"), receive, send))
+    assert code(sent) == (400, "invalid_request")
+    assert plane._events.bytes == 0
 
 
 def test_who_asks_before_sending_and_may_not_is_told_before_sending(books: Books) -> None:

@@ -65,3 +65,16 @@ def test_the_work_is_done_in_a_thread_and_what_it_raises_is_raised_here() -> Non
 
     with closing(Threads(2)) as pool:
         asyncio.run(story(pool))
+
+
+def test_whatever_stops_a_thread_whoever_waits_is_told() -> None:
+    def stop() -> None:
+        raise SystemExit
+
+    async def story(pool: Threads) -> None:
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await pool.call(stop)
+        assert await pool.call(lambda: 1) == 1
+
+    with closing(Threads(1)) as pool:
+        asyncio.run(story(pool))
