@@ -212,9 +212,10 @@ class Body:
     async def drop(self) -> None:
         """Read what nobody has read: who is cut off while sending may never see the answer.
 
-        A sender who asks first has sent nothing yet.
+        Who asks first, and was not answered by reading, has sent nothing.
         """
-        if not self._left or "expect" in self._headers or not _dropping.acquire(blocking=False):
+        asks = "expect" in self._headers and self._size == 0
+        if not self._left or asks or not _dropping.acquire(blocking=False):
             return
         try:
             size = 0
@@ -341,6 +342,8 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
             parts: list[bytes] = []
             while not body.is_whole():
                 part = await body.part()
+                if not part:
+                    continue
                 door.hold(len(part))
                 held += len(part)
                 if arriving is not None:

@@ -324,6 +324,7 @@ def was_told(sent: list[dict[str, Any]]) -> dict[str, Any]:
     ("raw", "headers", "refused"),
     [
         (b"{}\n" * 1001, {}, (413, "too_many_events")),
+        (b"{}\n" * 1001, {"expect": "100-continue"}, (413, "too_many_events")),
         # What it ends in nobody unpacks.
         (gzip.compress(b"{}\n" * 1001 + os.urandom(9000))[:-8], {"content_encoding": "gzip"}, (413, "too_many_events")),
         (PACKINGS["zstd"](bytes(9 * MIB)), {"content_encoding": "zstd"}, (413, "request_too_large")),
@@ -331,7 +332,7 @@ def was_told(sent: list[dict[str, Any]]) -> dict[str, Any]:
         (b"{}", {"content_encoding": "gzip"}, (400, "invalid_request")),
         (b"{}", {"content_encoding": "br"}, (415, "unsupported_media_type")),
     ],
-    ids=["lines", "packed lines", "bomb", "bytes", "no gzip", "encoding"],
+    ids=["lines", "lines asked for", "packed lines", "bomb", "bytes", "no gzip", "encoding"],
 )  # fmt: skip
 def test_lines_are_refused_in_their_middle_and_the_rest_is_dropped(
     acme: House, raw: bytes, headers: dict[str, str], refused: tuple[int, str]
