@@ -356,10 +356,25 @@ def test_lines_that_end_too_early_are_refused(acme: House, raw: bytes, encoding:
 
 
 def test_who_may_not_send_lines_is_told_so_before_having_sent_them(acme: House) -> None:
-    asked = scope(content_type="application/x-ndjson", content_length="9000", authorization="Bearer dtk_wrong")
+    unknown = {"content_type": "application/x-ndjson", "authorization": "Bearer dtk_wrong"}
     rest = [was_told, part(b"")]
-    assert code(ask(asked, rest)) == (401, "invalid_api_key")
+    assert code(ask(scope(content_length="9000", **unknown), rest)) == (401, "invalid_api_key")
     assert rest == []
+    # Chunks could be few, so the first is heard.
+    rest = [part(b"{}\n", more=True), was_told, part(b"")]
+    assert code(ask(scope(transfer_encoding="chunked", **unknown), rest)) == (401, "invalid_api_key")
+    assert rest == []
+
+
+def test_lines_that_wait_count_as_what_they_unpack_to(acme: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = lines(acme, *(f"{number}" for number in range(40)))
+    packed = gzip.compress(raw)
+    assert len(packed) < 2000 < len(raw)
+    monkeypatch.setattr(groups, "WAITING_BYTES_MAX", 2000)
+    asked = lines_scope(acme, content_encoding="gzip", content_length=str(len(packed)))
+    assert code(ask(asked, parts(packed, 100))) == (503, "unavailable")
+    monkeypatch.setattr(groups, "WAITING_BYTES_MAX", len(raw))
+    assert answered(ask(asked, parts(packed, 100)))["created"] == 40
 
 
 def test_a_key_that_is_revoked_while_its_lines_come_reports_none_of_them(acme: House) -> None:
