@@ -214,7 +214,7 @@ class Body:
 
         Who asks first, and was not answered by reading, has sent nothing.
         """
-        asks = "expect" in self._headers and self._size == 0
+        asks = "expect" in self._headers and self.size == 0
         if not self._left or asks or not _dropping.acquire(blocking=False):
             return
         try:
