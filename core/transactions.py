@@ -14,6 +14,8 @@ ATTEMPTS_MAX = 3
 # PostgreSQL, appendix A: unique violation; serialization failure, deadlock, lock not available.
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
+# A statement that took too long, which says nothing of others.
+QUERY_CANCELED = "57014"
 RETRYABLE = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def is_outage(error: BaseException) -> bool:
     if state is None:
         # No code: the connection broke or none could be had.
         return type(error).__name__ in {"OperationalError", "InterfaceError"}
-    return state[:2] in {"08", "53", "57"}
+    return state[:2] in {"08", "53", "57"} and state != QUERY_CANCELED
 
 
 def retry(verb: Callable[[], T], *, passing: frozenset[str] = RETRYABLE) -> T:

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db import connections
+
+from core.transactions import is_outage
+from core.web import PLANE_THREADS
 
 T = TypeVar("T")
 
@@ -23,18 +27,28 @@ class Threads:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self._gone_at = float("-inf")
+        self._gone: Exception | None = None
         self._pool = ThreadPoolExecutor(max_workers=number, thread_name_prefix="plane")
 
     def start(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do the work in a thread, then go on in this event loop with what came of it, an exception or not."""
+        """Do the work in a thread, then go on in this event loop with what came of it, an exception or not.
+
+        What waits for a thread while another finds that the database cannot be had is told the same at once.
+        """
         loop = asyncio.get_running_loop()
+        asked_at = time.monotonic()
 
         def run() -> None:
             found: Any
             try:
+                if self._gone is not None and asked_at < self._gone_at:
+                    raise self._gone
                 check_connection()
                 found = work()
             except Exception as error:  # noqa: BLE001 - it is the request's to answer for, not the thread's
+                if is_outage(error) and error is not self._gone:
+                    self._gone, self._gone_at = error, time.monotonic()
                 found = error
             except BaseException as error:  # whoever waits must be told, whatever it was
                 log.exception("a thread was stopped")
@@ -73,16 +87,22 @@ def check_connection() -> None:
 
 
 def settle_connection() -> None:
-    """After this thread worked: keep its connection unless it is broken."""
+    """After this thread worked: keep its connection unless it is broken, or there are too few to keep any."""
     _thread.used = time.monotonic()
     try:
         kept = connections["default"]
-        if kept.connection is not None and kept.errors_occurred and not kept.is_usable():
+        broken = kept.errors_occurred and kept.connection is not None and not kept.is_usable()
+        if broken or not _may_keep():
             kept.close()
         kept.errors_occurred = False
     except Exception:
         log.exception("a broken connection is left behind")
         del connections["default"]
+
+
+def _may_keep() -> bool:
+    """Whether every thread of the data plane may have a connection to itself and leave as many for the others."""
+    return not settings.DATABASE_POOL_MAX or settings.DATABASE_POOL_MAX >= 2 * PLANE_THREADS
 
 
 _thread = threading.local()

@@ -5,8 +5,10 @@ import threading
 from contextlib import closing
 
 import pytest
-from django.db import Error, connection, connections
+from django.db import Error, OperationalError, connection, connections
+from django.test import override_settings
 
+from core.web import PLANE_THREADS
 from gateway import threads
 from gateway.threads import Threads
 from tests.books import Books
@@ -23,6 +25,21 @@ def backend() -> int:
 def break_it() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def test_where_the_pool_is_small_no_thread_keeps_a_connection_from_the_others(books: Books) -> None:
+    def is_open() -> bool:
+        return connection.connection is not None
+
+    async def story(alone: Threads) -> None:
+        for most, kept in ((2 * PLANE_THREADS - 1, False), (2 * PLANE_THREADS, True)):
+            with override_settings(DATABASE_POOL_MAX=most):
+                await alone.call(backend)
+                assert await alone.call(is_open) is kept
+        await alone.call(connections.close_all)
+
+    with closing(Threads(1)) as alone:
+        asyncio.run(story(alone))
 
 
 def ask_wrongly() -> None:
@@ -64,6 +81,30 @@ def test_the_work_is_done_in_a_thread_and_what_it_raises_is_raised_here() -> Non
             await pool.call(fail)
 
     with closing(Threads(2)) as pool:
+        asyncio.run(story(pool))
+
+
+def test_who_waits_for_a_thread_while_the_database_is_found_gone_is_told_so_without_asking() -> None:
+    asked: list[int] = []
+    found_out = threading.Event()
+
+    def find_out() -> None:
+        assert found_out.wait(30)
+        asked.append(0)
+        raise OperationalError("nobody answers")
+
+    async def story(pool: Threads) -> None:
+        first = asyncio.create_task(pool.call(find_out))
+        others = [asyncio.create_task(pool.call(lambda number=number: asked.append(number))) for number in (1, 2)]  # type: ignore[misc]
+        await asyncio.sleep(0)
+        found_out.set()
+        told = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [type(one) for one in told] == [OperationalError] * 3
+        # Whoever comes later asks again.
+        await pool.call(lambda: asked.append(3))
+        assert asked == [0, 3]
+
+    with closing(Threads(1)) as pool:
         asyncio.run(story(pool))
 
 

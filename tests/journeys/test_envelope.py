@@ -325,7 +325,7 @@ def crash(*_: Any, **__: Any) -> Any:
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every view of the API has a bug, and so has the data plane."""
-    for verb in ("gateway.events.read", "gateway.authorizations.admit"):
+    for verb in ("gateway.events.read", "gateway.authorizations.admit", "metering.usage_pages.answer"):
         monkeypatch.setattr(verb, crash)
     for pattern in _patterns(get_resolver().url_patterns):
         view = getattr(pattern.callback, "cls", None)
