@@ -35,15 +35,16 @@ def _play(url: str, folder: Path, names: list[str]) -> list[Figure]:
     django.setup()
     from django.core.management import call_command
 
-    from tests.benchmarks import holds, ingest, pages, rates, singles, wallet
+    from tests.benchmarks import holds, ingest, pages, rates, singles, size, wallet
     from tests.benchmarks.cast import stage
 
     call_command("migrate", verbosity=0)
     call_command("load_prices", "metering/seed/catalog.json", "--publish", verbosity=0)
     played = stage(url, folder)
+    played.spare = size.spare(played)
     chosen = {
         "rates": rates.figures, "ingest": ingest.figures, "wallet": wallet.figures, "holds": holds.figures,
-        "pages": pages.figures, "singles": singles.figures,
+        "pages": pages.figures, "singles": singles.figures, "size": size.figures,
     }  # fmt: skip
     return [figure for name, play in chosen.items() if not names or name in names for figure in play(played)]
 

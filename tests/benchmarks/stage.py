@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class Stage:
     service_key: str
     customer_key: str
     slugs: list[str]
+    # Copies of it before anything was played there, by name.
+    spare: dict[str, "Stage"] = field(default_factory=dict)
 
     @contextmanager
     def server(self, *, workers: int, rival: str = "") -> Iterator[WebServer]:
         """The real web server with that many processes, or a rival that it is measured against."""
-        environment = {**os.environ, "WEB_WORKERS": str(workers), "LOG_LEVEL": "WARNING"}
+        environment = {**os.environ, "DATABASE_URL": self.url, "WEB_WORKERS": str(workers), "LOG_LEVEL": "WARNING"}
         if rival:
             environment["RIVAL"] = rival
         module = "tests.benchmarks.rivals" if rival else "core.web"
