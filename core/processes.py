@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import sys
@@ -245,3 +246,13 @@ def unprivileged(*, folder: Path, program: Path) -> Identity:
             return candidate
         reasons.append(reason)
     raise NotPermitted(f"it refuses to run as root, and nobody else can run it here ({'; '.join(reasons)})")
+
+
+def allow_files(count: int) -> int:
+    """Let this process and its children open ``count`` files, as far as this user may; how many they may now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return count
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed

@@ -22,6 +22,12 @@ from core import env, processes
 TARGETS = {"asgi": "core.asgi:application", "wsgi": "core.wsgi:application"}
 # Threads of the data plane, beside those of Django.
 PLANE_THREADS = 16
+# A process serves so many connections, idle ones too. Whoever comes beyond them is not even refused, so they are
+# more than the requests that may wait (gateway.groups). Files for them, and for everything else.
+CONNECTIONS_MAX = 8192
+FILES_BESIDE = 256
+# What the kernel keeps for us until we accept it; it may keep less (listen(2)).
+BACKLOG = 4096
 # Requests in progress get this long at a stop, then their worker is killed.
 WORKER_STOP_SECONDS = 20
 CHECK_SECONDS = 5
@@ -113,6 +119,7 @@ def main() -> int:
     except env.BadSetting as error:
         print(f"tollbook: {error}", file=sys.stderr)  # noqa: T201 - a command's message
         return 2
+    connections = processes.allow_files(CONNECTIONS_MAX + FILES_BESIDE) - FILES_BESIDE
     server = Server(
         TARGETS[kind],
         address=where.host,
@@ -120,6 +127,9 @@ def main() -> int:
         interface=Interfaces(kind),
         workers=workers,
         blocking_threads=threads if kind == "wsgi" else 1,
+        backlog=BACKLOG,
+        # Django alone has a thread for each request that it works on: there granian's own measure stays.
+        backpressure=max(connections, FILES_BESIDE) if kind == "asgi" else None,
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_STOP_SECONDS,
         log_access=False,
