@@ -1,12 +1,14 @@
 """What the data plane is measured against, served by the same server: ``python -m tests.benchmarks.rivals NAME``.
 
 ``idle``: reads a request and answers without work. ``alone``: the data plane with groups of one.
+``narrow``: the data plane with places for few requests to wait.
 """
 
 import os
 import sys
 from typing import Any
 
+NARROW = 128
 IDLE_BODY = (
     b'{"event_id":"00000000000000000000000000000000","status":"created","usage_record_id":'
     b'"usage_01M7ZJCS8VEJXRBNTWCNYQKWEW","cost_usd":0.000362,"wallet":{"organization":"bench-000",'
@@ -34,6 +36,8 @@ elif "RIVAL" in os.environ:
 
     if os.environ["RIVAL"] == "alone":
         groups.WEIGHT_MAX = 1
+    if os.environ["RIVAL"] == "narrow":
+        groups.WAITING_MAX = NARROW
 
     async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         """The rival on the path of events; everything else as ever."""

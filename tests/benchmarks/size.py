@@ -39,8 +39,8 @@ MB = 1e6
 _FILL = """
 WITH drawn AS MATERIALIZED (
     SELECT *,
-        (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::int8), 12, '0') || '7' || substr(dice::text, 16))::uuid AS id,
-        gen_random_uuid()::text AS event_id, (taken * 270 + given * 1100) * 0.000000001 AS cost_usd
+        (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::int8), 12, '0') || '7' || substr(dice::text, 16))::uuid
+        AS id, gen_random_uuid()::text AS event_id, (taken * 270 + given * 1100) * 0.000000001 AS cost_usd
     FROM (
         SELECT %(start)s::timestamptz + %(step)s * (number - random()) AS at, gen_random_uuid() AS dice,
             (%(owners)s::uuid[])[1 + floor(random() * %(count)s)::int] AS organization_id,
@@ -57,8 +57,8 @@ WITH drawn AS MATERIALIZED (
         cached_audio_tokens, image_output_tokens, audio_output_tokens, batch, usage_source, cost_usd, price_id)
     SELECT organization_id, id, event_id, at - interval '2 s', at, md5(organization_id || key)::uuid, dice, 'api_key',
         model, model, 'deepseek', 'deepseek-eu-1', '/v1/chat/completions', true, 200, 'stop', 'success',
-        200 + taken / 20, 400 + given * 3, 'req_' || substr(event_id, 1, 12), taken, given, organization_id, dice, taken / 2, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, false, 'provider', cost_usd, %(price)s
+        200 + taken / 20, 400 + given * 3, 'req_' || substr(event_id, 1, 12), taken, given, organization_id, dice,
+        taken / 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, 'provider', cost_usd, %(price)s
     FROM drawn
 )
 INSERT INTO usage_claim (organization_id, event_id, state, record_id, cost_usd, fingerprint, occurred_at)
