@@ -191,8 +191,8 @@ def _full_against_empty(stages: dict[str, Stage]) -> list[Figure]:
                 empty.append(rate)
     ratios = sorted(one / other for one, other in zip(full, empty, strict=True))
     detail = (
-        f"{ROWS} records and claims against an empty database of the same server, {WORKERS} processes and gateways;"
-        f" ratios of {TURNS} pairs of turns {ratios[0]:.2f} to {ratios[-1]:.2f}"
+        f"{ROWS} records and claims against an empty database of the same server, {WORKERS} processes and gateways,"
+        f" right after a checkpoint; ratios of {TURNS} pairs of turns {ratios[0]:.2f} to {ratios[-1]:.2f}"
     )
     told = f"PSS after {ROUNDS * WORKERS} batches of {BATCH}; limit: before"
     return [
