@@ -30,7 +30,7 @@ ROWS = int(os.environ.get("BENCH_ROWS", "10000000"))
 # The present one and the whole ones before it; each has as many rows.
 MONTHS = 3
 CHUNK = 250_000
-TURNS = 7
+TURNS = 9
 ROUNDS = 20
 WORKERS = 2
 MB = 1e6

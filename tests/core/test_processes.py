@@ -205,3 +205,21 @@ def test_root_becomes_the_owner_of_a_folder_that_is_somebody_elses() -> None:
 def test_when_root_can_be_nobody_else_it_is_told_why(tmp_path: Path) -> None:
     with pytest.raises(processes.NotPermitted, match="refuses to run as root"):
         processes.unprivileged(folder=tmp_path, program=Path("/bin/false"))
+
+
+@pytest.mark.parametrize(("hard", "allowed"), [(400, 300), (200, 200)])
+def test_open_files_are_allowed_as_far_as_the_user_may(hard: int, allowed: int) -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import resource; from core import processes;"
+            f" resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}));"
+            " print(processes.allow_files(300), resource.getrlimit(resource.RLIMIT_NOFILE)[0])",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [str(allowed), str(allowed)]

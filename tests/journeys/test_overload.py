@@ -12,6 +12,7 @@ from tests.journeys import traffic
 from tests.server import HOST, WebServer
 
 SECONDS = 3.0
+CALM_CLIENTS = 32
 CALM_SECONDS = 1.0
 # Of each of two crowds, to a server where rivals.NARROW may wait.
 CLIENTS = 300
@@ -24,7 +25,9 @@ def test_more_than_may_wait_is_charged_or_told_to_come_again_and_nothing_acknowl
 ) -> None:
     stage = cast.stage(books.url, tmp_path)
     with stage.server(workers=1, rival="narrow") as web:
-        found = overload.play(stage, web, seconds=SECONDS, clients=CLIENTS, calm_seconds=CALM_SECONDS)
+        found = overload.play(
+            stage, web, seconds=SECONDS, clients=CLIENTS, calm_clients=CALM_CLIENTS, calm_seconds=CALM_SECONDS
+        )
     assert set(found.statuses) == {"201", "503"}
     assert len(found.ids) >= found.statuses["201"]
     assert overload.kept(books.url, found.ids) == (0, 0)
