@@ -14,7 +14,9 @@ from tests.journeys import traffic
 from tests.server import running
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 120)
-GROWTH_MAX = 1.1
+# Measured: 1.09 to 1.10 between the first quarter and the end while thousands wait, nothing under other loads; the
+# allocator gives pages back late. What grows with each request would pass this in two minutes.
+GROWTH_MAX = 1.25
 # Each connection waits with one request, so connections ÷ answers a second is how long a round of all takes. Who
 # sends takes its part of the machine besides, and no two rounds are alike.
 ROUNDS_MAX = 4
