@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from metering.models import UsageRecord
 from tests.books import Books
 from tests.journeys import neighbours
 from tests.journeys.neighbours import House
-from tests.server import HOST, WebServer
+from tests.server import HOST, WebServer, running
 
 REQUESTS = 24
 SECONDS = 30
@@ -70,3 +71,14 @@ def test_at_the_end_whatever_was_taken_is_answered_and_durable(acme: House, book
         answers = [end_of(line) for line in lines]
     assert answers == [(201, "created")] * REQUESTS
     assert UsageRecord.objects.count() == before + REQUESTS
+
+
+def test_without_the_data_plane_django_answers_all_of_it(books: Books, acme: House, tmp_path: Path) -> None:
+    with running(folder=tmp_path, url=books.url, WEB_INTERFACE="wsgi", WEB_WORKERS="1") as web:
+        with httpx.Client(base_url=web.base_url, timeout=SECONDS, headers=acme.gateway.headers) as client:
+            assert client.post("/v1/events", json=neighbours.event("e-1")).status_code == 201
+            assert client.post("/v1/authorizations", json=neighbours.authorization(acme)).status_code == 201
+            # Only the data plane takes chunks.
+            assert client.post("/v1/events", content=iter([b"{}"])).status_code == 411
+        with httpx.Client(base_url=web.base_url, timeout=SECONDS, headers=acme.callers["plain"].headers) as client:
+            assert client.get("/v1/usage").status_code == 200
