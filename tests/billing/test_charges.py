@@ -404,7 +404,7 @@ def test_an_event_on_both_sides_of_a_months_end_is_one_record(books: Books, monk
         taken = event(event_id=f"month-{month}", occurred_at=turn - timedelta(seconds=5))
         told = []
         for at in (turn - timedelta(milliseconds=1), turn, turn + timedelta(hours=3)):
-            monkeypatch.setattr(usage, "started_at", lambda at=at: at)
+            monkeypatch.setattr(usage, "started_at", lambda at=at, **_: at)
             told += charge(acme, taken)
         assert statuses(told) == ["created", "duplicate", "duplicate"], turn
         assert len({verdict.record_id for verdict in told}) == 1

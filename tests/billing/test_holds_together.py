@@ -3,6 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from django.db import transaction
 
 from billing import budgets, holds
@@ -28,6 +29,7 @@ def place(*those: holds.Asked) -> list[Decimal | None]:
     return [None if one is None else one.wallet.available for one in placed]
 
 
+@pytest.mark.one_database
 def test_each_wallet_sets_aside_what_its_own_requests_ask(books: Books) -> None:
     acme, umbrella = organization("acme", usd="1"), organization("umbrella", usd="2")
     left = place(asked(acme, "0.1"), asked(umbrella, "0.5", seconds=60), asked(acme, "0.2"))
@@ -41,6 +43,7 @@ def test_each_wallet_sets_aside_what_its_own_requests_ask(books: Books) -> None:
     assert_sound()
 
 
+@pytest.mark.one_database
 def test_what_one_wallet_does_not_cover_is_left_to_a_closer_look_and_the_others_are_placed(books: Books) -> None:
     poor, rich = organization("poor", usd="0.25"), organization("rich", usd="1")
     assert place(asked(poor, "0.2"), asked(rich, "0.2"), asked(poor, "0.2")) == [None, Decimal("0.8"), None]
@@ -48,6 +51,7 @@ def test_what_one_wallet_does_not_cover_is_left_to_a_closer_look_and_the_others_
     assert_sound()
 
 
+@pytest.mark.one_database
 def test_whatever_is_not_plain_is_left_to_a_closer_look_and_nothing_of_it_stays(books: Books) -> None:
     frozen, soft, limited = (organization(slug, usd="1") for slug in ("frozen", "soft", "limited"))
     change(frozen, frozen=True)
@@ -63,6 +67,7 @@ def test_whatever_is_not_plain_is_left_to_a_closer_look_and_nothing_of_it_stays(
     assert_sound()
 
 
+@pytest.mark.one_database
 def test_groups_side_by_side_never_hold_the_same_dollar_twice_and_never_deadlock(books: Books) -> None:
     owners = [organization(f"org-{number}", usd="0.10") for number in range(5)]
 

@@ -292,7 +292,7 @@ def test_the_last_and_the_first_millisecond_lie_in_their_months(books: Books, mo
     acme = organization("acme")
     turn = this_month(1)
     for at, month in ((turn - timedelta(microseconds=1), this_month()), (turn, turn)):
-        monkeypatch.setattr(usage, "started_at", lambda at=at: at)
+        monkeypatch.setattr(usage, "started_at", lambda at=at, **_: at)
         (told,) = charge(acme, event())
         found = rows("SELECT tableoid::regclass::text FROM usage_record WHERE id = %s", told.record_id)
         assert found == [(partitions.name("usage_record", month),)]
