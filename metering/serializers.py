@@ -113,7 +113,7 @@ class CostsResultSerializer(GroupSerializer):
     object = serializers.ChoiceField(["organization.costs.result"])
     amount = AmountSerializer()
     line_item = serializers.CharField(allow_null=True, help_text="The model")
-    quantity = serializers.FloatField(allow_null=True)
+    quantity = serializers.IntegerField(allow_null=True)
     quantity_unit = serializers.CharField(allow_null=True)
 
 
