@@ -5,13 +5,14 @@ import io
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.http import StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from core import errors
+from core import clock, errors
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,19 @@ def integer(text: str, *, param: str) -> int:
     if not _INTEGER.fullmatch(text):
         raise errors.InvalidType(f"{param} must be an integer.", param=param)
     return int(text)
+
+
+def instant(text: str | None, *, param: str, most: int) -> datetime | None:
+    """A query parameter's Unix seconds, 0 to ``most``, as an instant; none where it is absent or empty.
+
+    Raises ``InvalidType`` or ``OutOfRange``.
+    """
+    if not text:
+        return None
+    seconds = integer(text, param=param)
+    if not 0 <= seconds <= most:
+        raise errors.OutOfRange(f"{param} must be Unix seconds.", param=param)
+    return clock.from_unix(seconds)
 
 
 def last(params: Mapping[str, Sequence[str]], name: str) -> str | None:

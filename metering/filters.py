@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from core import clock, errors, ids, lists
+from core import errors, ids, lists
 
 SOURCES = ("api_key", "product_call", "dev_tools")
 _LAST_SECOND = 253_402_300_799  # the end of year 9999
@@ -35,7 +35,9 @@ def read(params: Params) -> Filters:
 
     Raises ``InvalidType`` or ``OutOfRange`` naming the parameter.
     """
-    start, end = _instant(params, "start_time"), _instant(params, "end_time")
+    start, end = (
+        lists.instant(lists.last(params, name), param=name, most=_LAST_SECOND) for name in ("start_time", "end_time")
+    )
     model, source, key = (_text(params, name) for name in ("model", "source", "api_key_id"))
     if source is not None and source not in SOURCES:
         raise errors.OutOfRange(f"source must be one of {', '.join(SOURCES)}.", param="source")
@@ -57,14 +59,3 @@ def _text(params: Params, name: str) -> str | None:
     if "\x00" in text:
         raise errors.OutOfRange(f"{name} is not valid.", param=name)
     return text or None
-
-
-def _instant(params: Params, name: str) -> datetime | None:
-    """Whole Unix seconds as an instant. Raises ``InvalidType`` or ``OutOfRange``."""
-    text = lists.last(params, name)
-    if not text:
-        return None
-    seconds = lists.integer(text, param=name)
-    if not 0 <= seconds <= _LAST_SECOND:
-        raise errors.OutOfRange(f"{name} must be Unix seconds.", param=name)
-    return clock.from_unix(seconds)

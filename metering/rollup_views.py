@@ -122,7 +122,10 @@ class Costs(APIView):
 
 def read(request: Request, *, groups: Sequence[str], limits: Mapping[str, tuple[int, int]]) -> Query:
     """What a request asks for. Raises an ``ApiError`` that names the parameter; unknown ones are ignored."""
-    start, end = _instant(request, "start_time"), _instant(request, "end_time")
+    start, end = (
+        lists.instant(request.query_params.get(name), param=name, most=_LAST_SECOND)
+        for name in ("start_time", "end_time")
+    )
     if start is None:
         raise errors.MissingParameter("start_time is required: Unix seconds.", param="start_time")
     if end is not None and end <= start:
@@ -147,16 +150,6 @@ def _only(request: Request) -> Only:
         api_key_ids=_ids(request, "api_key_ids", "key"),
         batch=_flag(request, "batch"),
     )
-
-
-def _instant(request: Request, name: str) -> datetime | None:
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    seconds = lists.integer(text, param=name)
-    if not 0 <= seconds <= _LAST_SECOND:
-        raise errors.OutOfRange(f"{name} must be Unix seconds.", param=name)
-    return clock.from_unix(seconds)
 
 
 def _zone(request: Request) -> ZoneInfo:
