@@ -24,7 +24,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.response import Response
 
 from core import errors, ids, wire
-from core.transactions import RETRYABLE, sqlstate
+from core.transactions import QUERY_CANCELED, RETRYABLE, is_outage, sqlstate
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +177,9 @@ def _of_status(status: int) -> errors.ApiError:
 def _passing(exception: DatabaseError) -> str | None:
     """Why a database error is one that the same request may survive later, if it is."""
     state = sqlstate(exception)
-    if state is None:
-        # No code: the connection broke or none could be had.
-        return type(exception).__name__ if type(exception).__name__ in {"OperationalError", "InterfaceError"} else None
-    return state if state in RETRYABLE or state[:2] in {"08", "53", "57"} else None
+    if state in RETRYABLE or state == QUERY_CANCELED or is_outage(exception):
+        return state or type(exception).__name__
+    return None
 
 
 def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response:
