@@ -43,6 +43,7 @@ def bump() -> None:
     assert connection.in_atomic_block, "caches.bump needs a transaction"
     CacheEpoch.objects.update(value=F("value") + 1)
     transaction.on_commit(_epoch.expire)
+    _thread.bumped = True
 
 
 def earliest_change() -> datetime:
@@ -103,11 +104,19 @@ class _Epoch:
 
 
 _epoch = _Epoch()
+_thread = threading.local()
 
 
 def _reads_past() -> bool:
-    """Whether this connection's open transaction has bumped: what it sees is not yet true for others."""
-    return connection.in_atomic_block and any(hook[1] == _epoch.expire for hook in connection.run_on_commit)
+    """Whether this connection's open transaction has bumped: what it sees is not yet true for others.
+
+    A thread that never did has no need to look at its connection, which in an event loop would be made for that.
+    """
+    return (
+        getattr(_thread, "bumped", False)
+        and connection.in_atomic_block
+        and any(hook[1] == _epoch.expire for hook in connection.run_on_commit)
+    )
 
 
 @dataclass(frozen=True, slots=True)
