@@ -170,11 +170,8 @@ def spend(
     others = [lot for lot in standing.lots if only is not None and lot.kind != only]
     steps = []
     if allocation.uncovered:
-        short = allocation.uncovered
-        standing = standing._replace(
-            posted=standing.posted + short, overdraft=standing.overdraft + short, seq=standing.seq + 1
-        )
-        steps.append(Step("draw", OVERDRAFT, WALLET, short, standing))
+        steps.append(_draw(standing, allocation.uncovered))
+        standing = steps[-1].after
     spent = standing.spent + amount if to == REVENUE else standing.spent
     lots = arranged([*allocation.lots, *others]) if others else allocation.lots
     standing = standing._replace(posted=standing.posted - amount, spent=spent, seq=standing.seq + 1, lots=lots)
@@ -209,10 +206,42 @@ def receive(standing: Standing, lot: Lot, *, kind: str, source: str, at: datetim
     return repay([Step(kind, source, WALLET, lot.remaining, standing), *expire(standing, at=at)])
 
 
-def give_back(standing: Standing, returns: Sequence[Return], *, kind: str, at: datetime) -> list[Step]:
-    """Take usage back: the money returns to its lots, goes on to breakage from those expired, and repays the overdraft.
+def claw(standing: Standing, amount: Decimal, *, kind: str, to: str, first: UUID) -> list[Step]:
+    """Take back what a lot brought in: from that lot first, then from what else was paid for, then from what was given.
 
-    A lot that is not open (spent to the end, expired) stands in ``returns`` with nothing remaining.
+    What is not there any more is drawn on the overdraft. Credit that pays for certain models only is left alone.
+    """
+    assert amount > 0
+    lots = sorted(standing.lots, key=lambda lot: (lot.id != first, -_RANKS[lot.kind], order(lot)))
+    allocation = allocate([Need(amount)], lots)
+    steps = [] if not allocation.uncovered else [_draw(standing, allocation.uncovered)]
+    standing = steps[-1].after if steps else standing
+    standing = standing._replace(posted=standing.posted - amount, seq=standing.seq + 1, lots=arranged(allocation.lots))
+    return [*steps, Step(kind, WALLET, to, amount, standing, merged(allocation.uses))]
+
+
+def _draw(standing: Standing, short: Decimal) -> Step:
+    """What the lots do not cover, drawn on the overdraft."""
+    drawn = standing._replace(
+        posted=standing.posted + short, overdraft=standing.overdraft + short, seq=standing.seq + 1
+    )
+    return Step("draw", OVERDRAFT, WALLET, short, drawn)
+
+
+def pass_by(standing: Standing, amount: Decimal, *, kind: str, debit: str, credit: str) -> Step:
+    """Money between two accounts that are not the wallet: it counts among the transfers and changes no balance."""
+    assert amount > 0
+    assert WALLET not in {debit, credit}
+    return Step(kind, debit, credit, amount, standing._replace(seq=standing.seq + 1))
+
+
+def give_back(
+    standing: Standing, returns: Sequence[Return], *, kind: str, at: datetime, source: str = REVENUE
+) -> list[Step]:
+    """Return money to its lots: usage that is taken back, or what another ``source`` gives up again.
+
+    It goes on to breakage from lots that have expired, and repays the overdraft. A lot that is not open (spent to
+    the end, expired) stands in ``returns`` with nothing remaining.
     """
     amount = sum((one.amount for one in returns), money.ZERO)
     assert amount > 0
@@ -221,11 +250,12 @@ def give_back(standing: Standing, returns: Sequence[Return], *, kind: str, at: d
         lot = lots.get(one.lot.id, one.lot)
         lots[lot.id] = lot._replace(remaining=lot.remaining + one.amount)
     uses = tuple(Use(one.lot.id, -one.amount, one.record_id, one.record_id) for one in returns)
+    unspent = amount if source == REVENUE else money.ZERO
     standing = standing._replace(
-        posted=standing.posted + amount, spent=standing.spent - amount, seq=standing.seq + 1,
+        posted=standing.posted + amount, spent=standing.spent - unspent, seq=standing.seq + 1,
         lots=arranged(lots.values()),
     )  # fmt: skip
-    steps = [Step(kind, REVENUE, WALLET, amount, standing, uses)]
+    steps = [Step(kind, source, WALLET, amount, standing, uses)]
     return repay([*steps, *expire(standing, at=at)])
 
 

@@ -52,9 +52,11 @@ def give(
     actor: str,
     reason: str,
     conditions: Conditions = ANY,
+    paid: tuple[Account, TransferKind] | None = None,
 ) -> UUID:
     """Give credit, once per ``reference``, as the last act of the caller's transaction; the grant's id.
 
+    ``paid``: from which account it comes and what its transfer is called, where that is not the kind's own.
     Raises ``TransferConflict`` if the reference was used for something else.
     """
     assert amount_usd > 0
@@ -64,7 +66,7 @@ def give(
     if known is not None:
         _check_same(known, kind, amount_usd, conditions)
         return known.pk  # type: ignore[no-any-return]
-    source, transfer_kind = _SOURCES[kind]
+    source, transfer_kind = paid or _SOURCES[kind]
     given = Given(
         ids.new(), organization_id, kind, amount_usd, conditions.effective_at or at, reference, source, actor, reason,
         conditions.priority, conditions.expires_at, conditions.models,

@@ -44,20 +44,21 @@ class NotEnough(Exception):
 
 
 class Back(NamedTuple):
-    """Money to give back to the grant that paid for a record; without a grant it becomes a new one."""
+    """Money to give back to the grant that paid, for a record or otherwise; without a grant it becomes a new one."""
 
     grant_id: UUID | None
     amount_usd: Decimal
-    record_id: UUID
+    record_id: UUID | None = None
 
 
 class Move(NamedTuple):
-    """Money to move into or out of an organization's wallet, and why. ``amount_usd`` > 0.
+    """Money to move into or out of an organization's wallet, or past it, and why. ``amount_usd`` > 0.
 
     ``reference`` is the cause; a move without one is its own, and its ``id`` must be given.
     Out of the wallet: ``needs`` say for which records (default: none), ``only`` from which kind of
-    grant, at most what they hold. Into it: a grant ``given``, or money ``back`` to grants; with
-    neither it pays off overdraft.
+    grant, at most what they hold, ``claw`` from which grant first, whatever has become of it. Into it:
+    a grant ``given``, or money ``back`` to grants; with neither it pays off overdraft. Between two
+    other accounts it leaves the wallet as it is.
     """
 
     organization_id: UUID
@@ -72,6 +73,7 @@ class Move(NamedTuple):
     needs: Sequence[Need] = ()
     by_record: bool = False
     only: str | None = None
+    claw: UUID | None = None
     given: Given | None = None
     back: Sequence[Back] = ()
 
@@ -208,8 +210,14 @@ class _Entry:
             return
         if move.debit == Account.WALLET:
             steps = self._spend(page.standing, move)
+        elif move.credit != Account.WALLET:
+            steps = [
+                books.pass_by(page.standing, move.amount_usd, kind=move.kind, debit=move.debit, credit=move.credit)
+            ]
         elif move.back:
-            steps = books.give_back(page.standing, self._returns(page, move), kind=move.kind, at=page.wallet.now)
+            steps = books.give_back(
+                page.standing, self._returns(page, move), kind=move.kind, at=page.wallet.now, source=move.debit
+            )
         else:
             if move.amount_usd > page.standing.overdraft:
                 raise NotEnough(page.standing.overdraft)
@@ -217,6 +225,8 @@ class _Entry:
         self._take(page, move, steps)
 
     def _spend(self, standing: Standing, move: Move) -> list[Step]:
+        if move.claw is not None:
+            return books.claw(standing, move.amount_usd, kind=move.kind, to=move.credit, first=move.claw)
         if move.only is not None:
             covered = sum((lot.remaining for lot in standing.lots if lot.kind == move.only), money.ZERO)
             if covered < move.amount_usd:

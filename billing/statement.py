@@ -3,9 +3,9 @@
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from billing.models import Transfer, TransferKind
+from billing.models import Account, Transfer, TransferKind
 from core import errors, ids
 
 # A draw and a repayment leave the balance as it was; the line they belong to says it all.
@@ -23,6 +23,7 @@ def lines(organization_id: UUID) -> QuerySet[Transfer]:
     """Everything that moved the wallet's balance, newest first."""
     return (
         Transfer.objects.filter(organization_id=organization_id, seq__isnull=False)
+        .filter(Q(debit=Account.WALLET) | Q(credit=Account.WALLET))
         .exclude(kind__in=_INNER)
         .order_by("-seq")
     )

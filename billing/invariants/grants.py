@@ -24,7 +24,7 @@ CHECKS = (
             reference, organization_id, sum(of_wallet), sum(of_grants))
         FROM (
             SELECT t.organization_id, t.reference,
-                CASE t.credit WHEN 'wallet' THEN t.amount_usd ELSE -t.amount_usd END AS of_wallet,
+                CASE 'wallet' WHEN t.credit THEN t.amount_usd WHEN t.debit THEN -t.amount_usd ELSE 0 END AS of_wallet,
                 coalesce(g.given, 0) - coalesce(u.used, 0) AS of_grants
             FROM $transfers t
             LEFT JOIN (

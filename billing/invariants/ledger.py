@@ -13,7 +13,15 @@ _WAYS = """
         ('topup', 'stripe_clearing', 'wallet'), ('adjustment', 'adjustments', 'wallet'),
         ('adjustment', 'wallet', 'adjustments'), ('refund', 'wallet', 'stripe_clearing'),
         ('write_off', 'write_offs', 'wallet'), ('expiry', 'wallet', 'breakage'), ('void', 'revenue', 'wallet'),
-        ('rerate_up', 'wallet', 'revenue'), ('rerate_down', 'revenue', 'wallet')) AS way (kind, debit, credit)
+        ('rerate_up', 'wallet', 'revenue'), ('rerate_down', 'revenue', 'wallet'),
+        ('refund', 'stripe_clearing', 'wallet'), ('invoice', 'stripe_clearing', 'wallet'),
+        ('invoice', 'bank', 'wallet'), ('refund', 'wallet', 'bank'), ('tax', 'stripe_clearing', 'taxes'),
+        ('tax', 'taxes', 'stripe_clearing'), ('tax', 'receivables', 'taxes'), ('tax', 'taxes', 'receivables'),
+        ('tax', 'stripe_clearing', 'receivables'), ('tax', 'bank', 'receivables'),
+        ('fee', 'payment_fees', 'stripe_clearing'), ('fee', 'stripe_clearing', 'payment_fees'),
+        ('clawback', 'wallet', 'stripe_clearing'), ('clawback', 'wallet', 'disputes'),
+        ('dispute', 'wallet', 'disputes'), ('dispute', 'disputes', 'stripe_clearing'),
+        ('dispute', 'stripe_clearing', 'disputes'), ('dispute', 'disputes', 'wallet')) AS way (kind, debit, credit)
 """
 
 # billing.ledger.link in SQL: the columns in their order, as text, between unit separators.
@@ -55,7 +63,8 @@ CHECKS = (
             SELECT t.id, organization_id, t.seq, t.balance_after_usd,
                 lag(t.seq, 1, coalesce(h.seq, 0)) OVER of_wallet AS before,
                 coalesce(h.posted_usd - h.overdraft_usd, 0) + sum(CASE WHEN t.kind IN ('draw', 'repayment') THEN 0
-                    WHEN t.credit = 'wallet' THEN t.amount_usd ELSE -t.amount_usd END) OVER of_wallet AS running
+                    WHEN t.credit = 'wallet' THEN t.amount_usd WHEN t.debit = 'wallet' THEN -t.amount_usd
+                    ELSE 0 END) OVER of_wallet AS running
             FROM $transfers t LEFT JOIN $heads h USING (organization_id) WHERE t.seq IS NOT NULL
             WINDOW of_wallet AS (PARTITION BY organization_id ORDER BY t.seq)
         ) t
@@ -91,7 +100,7 @@ CHECKS = (
         WHERE t.kind IN ('draw', 'repayment') AND NOT EXISTS (
             SELECT 1 FROM transfer o WHERE o.organization_id = t.organization_id AND o.reference = t.reference
                 AND o.kind IN ('charge', 'rerate_up', 'refund', 'adjustment', 'grant', 'topup', 'write_off', 'void',
-                    'rerate_down'))
+                    'rerate_down', 'invoice', 'clawback', 'dispute'))
         UNION ALL
         SELECT format('expiry %s of %s ends no grant', t.id, t.organization_id)
         FROM $transfers t
@@ -100,7 +109,8 @@ CHECKS = (
         UNION ALL
         SELECT format('%s %s of %s gave no grant', t.kind, t.id, t.organization_id)
         FROM $transfers t
-        WHERE (t.kind IN ('grant', 'topup') OR t.kind = 'adjustment' AND t.credit = 'wallet') AND NOT EXISTS (
+        WHERE (t.kind IN ('grant', 'topup', 'invoice') OR t.kind = 'adjustment' AND t.credit = 'wallet')
+            AND NOT EXISTS (
             SELECT 1 FROM credit_grant g
             WHERE g.organization_id = t.organization_id AND g.transfer_id = t.id AND g.amount_usd = t.amount_usd)
         UNION ALL

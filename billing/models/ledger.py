@@ -28,6 +28,8 @@ class Account(models.TextChoices):
     RECEIVABLES = "receivables"
     TAXES = "taxes"
     PAYMENT_FEES = "payment_fees"
+    DISPUTES = "disputes"
+    BANK = "bank"
 
 
 class TransferKind(models.TextChoices):
@@ -45,6 +47,11 @@ class TransferKind(models.TextChoices):
     VOID = "void"
     RERATE_UP = "rerate_up", "re-rated upwards"
     RERATE_DOWN = "rerate_down", "re-rated downwards"
+    INVOICE = "invoice", "invoice paid"
+    TAX = "tax"
+    FEE = "fee", "payment fee"
+    CLAWBACK = "clawback", "payment taken back"
+    DISPUTE = "dispute", "payment disputed"
 
 
 class Wallet(models.Model):
@@ -113,8 +120,8 @@ class Transfer(models.Model):
 
     Written by ``billing.ledger``. ``amount_usd`` > 0, from ``debit`` to ``credit``.
     ``reference`` is the cause, unique within organization and kind, so posting is idempotent.
-    Where it touches the wallet, ``seq`` counts the wallet's transfers without a gap and
-    ``balance_after_usd`` is posted minus overdraft after it.
+    ``seq`` counts the organization's transfers without a gap, those that pass its wallet by too, and
+    ``balance_after_usd`` is the wallet's posted minus overdraft after it.
     """
 
     append_only: ClassVar[bool] = True

@@ -18,12 +18,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEW = Standing(money.ZERO, money.ZERO, money.ZERO, 0)
 # Small sums meet each other often, the largest stay within what the books hold after forty of them.
 amounts = st.one_of(st.integers(1, 5), st.integers(1, 10**18)).map(money.from_pico)
-acts = st.tuples(st.sampled_from(["charge", "expiry", "grant", "void"]), amounts)
+acts = st.tuples(st.sampled_from(["charge", "expiry", "grant", "void", "clawback", "fee"]), amounts)
 histories = st.lists(acts, max_size=40)
 
 
 def act(standing: Standing, kind: str, amount: Decimal) -> list[Step]:
-    """Usage, credit that expires, credit given, usage given back."""
+    """Usage, credit that expires, credit given, usage given back, a payment taken back, money that passes by."""
+    if kind == "clawback":
+        return books.claw(standing, amount, kind=kind, to="stripe_clearing", first=UUID(int=1))
+    if kind == "fee":
+        return [books.pass_by(standing, amount, kind=kind, debit="payment_fees", credit="stripe_clearing")]
     if kind == "charge":
         return books.spend(standing, [Need(amount)], kind=kind, to=REVENUE)
     if kind == "expiry":
@@ -85,14 +89,16 @@ def test_the_balance_is_what_came_in_less_what_went_out_whatever_the_overdraft_d
     history: list[tuple[str, Decimal]],
 ) -> None:
     standing, steps = play(history)
-    sign = {"charge": -1, "expiry": -1, "grant": 1, "void": 1}
+    sign = {"charge": -1, "expiry": -1, "grant": 1, "void": 1, "clawback": -1, "fee": 0}
     assert Fraction(standing.balance) == sum((sign[kind] * Fraction(amount) for kind, amount in history), Fraction(0))
     for before, step in zip([NEW, *(step.after for step in steps)], steps, strict=False):
         if step.kind in {"draw", "repayment"}:
             assert step.after.balance == before.balance
 
 
-@given(history=histories, kind=st.sampled_from(["charge", "expiry", "grant", "void"]), amount=amounts)
+@given(
+    history=histories, kind=st.sampled_from(["charge", "expiry", "grant", "void", "clawback", "fee"]), amount=amounts
+)
 def test_each_act_is_one_transfer_of_its_amount_and_at_most_one_with_the_overdraft(
     history: list[tuple[str, Decimal]], kind: str, amount: Decimal
 ) -> None:
@@ -101,7 +107,7 @@ def test_each_act_is_one_transfer_of_its_amount_and_at_most_one_with_the_overdra
     assert own.amount == amount
     assert all(step.amount > 0 and step.debit != step.credit for step in steps)
     assert [step.kind for step in steps] in ([kind], ["draw", kind], [kind, "repayment"])
-    assert WALLET in {own.debit, own.credit}
+    assert (WALLET in {own.debit, own.credit}) == (kind != "fee")
 
 
 @given(history=histories, amount=amounts)
@@ -163,3 +169,35 @@ def test_gateways_are_told_to_stop_when_nothing_is_left(
         low=Decimal(5),
         frozen=frozen,
     )
+
+
+def test_a_payment_taken_back_eats_its_own_lot_then_what_was_paid_then_what_was_given_then_is_owed() -> None:
+    own, paid, given, scoped = (
+        Lot(UUID(int=3), books.PURCHASED, Decimal(10)),
+        Lot(UUID(int=2), books.PURCHASED, Decimal(4)),
+        Lot(UUID(int=1), books.PROMOTIONAL, Decimal(2)),
+        Lot(UUID(int=4), books.PROMOTIONAL, Decimal(7), models=frozenset({"gpt-4o"})),
+    )
+    standing = Standing(Decimal(23), money.ZERO, Decimal(5), 9, books.arranged([own, paid, given, scoped]))
+    draw, taken = books.claw(standing, Decimal(20), kind="clawback", to="disputes", first=own.id)
+    assert (draw.kind, draw.amount, draw.after.overdraft) == ("draw", 4, 4)
+    assert (taken.debit, taken.credit, taken.amount) == (WALLET, "disputes", 20)
+    assert [(use.lot_id.int, use.amount) for use in taken.uses] == [(3, 10), (2, 4), (1, 2)]
+    assert (taken.after.posted, taken.after.overdraft, taken.after.spent, taken.after.seq) == (7, 4, 5, 11)
+    assert taken.after.lots == (scoped,)
+
+
+def test_what_a_dispute_gives_up_returns_to_its_lot_and_is_no_usage_taken_back() -> None:
+    empty = Lot(UUID(int=1), books.PURCHASED, money.ZERO)
+    standing = Standing(money.ZERO, money.ZERO, Decimal(3), 4)
+    (step,) = books.give_back(standing, [Return(empty, Decimal(6))], kind="dispute", at=NOW, source="disputes")
+    assert (step.debit, step.credit, step.after.posted, step.after.spent) == ("disputes", WALLET, 6, 3)
+    assert [lot.remaining for lot in step.after.lots] == [6]
+
+
+def test_money_between_two_other_accounts_counts_and_moves_no_balance() -> None:
+    standing = Standing(Decimal(5), money.ZERO, Decimal(1), 2)
+    step = books.pass_by(standing, Decimal(3), kind="tax", debit="stripe_clearing", credit="taxes")
+    assert step.after == standing._replace(seq=3)
+    with pytest.raises(AssertionError):
+        books.pass_by(standing, Decimal(3), kind="tax", debit=WALLET, credit="taxes")

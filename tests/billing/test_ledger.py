@@ -346,3 +346,36 @@ def test_the_connection_is_usable_after_a_conflict(books: Books) -> None:
             ledger.post([grant(acme, Decimal(2), "a")], at=started_at())
         assert rows("SELECT 1") == [(1,)]
     assert connection.get_autocommit()
+
+
+def test_a_disputed_payment_is_set_aside_and_returns_to_its_grant_or_is_taken_for_good(books: Books) -> None:
+    acme = organization("acme")
+    paid = ids.new()
+    given = Given(
+        paid, acme.pk, "purchased", Decimal(50), datetime(2026, 1, 1, tzinfo=UTC), "topup:1", Account.STRIPE_CLEARING,
+        "", "",
+    )  # fmt: skip
+    topup = Move(
+        acme.pk, TransferKind.TOPUP, Account.STRIPE_CLEARING, Account.WALLET, Decimal(50), "topup:1", given=given
+    )
+    tax = Move(acme.pk, TransferKind.TAX, Account.STRIPE_CLEARING, Account.TAXES, Decimal(10), "topup:1")
+    assert post(topup, tax)[acme.pk] == Standing(Decimal(50), Decimal(0), Decimal(0), 2)
+    frozen = Move(
+        acme.pk, TransferKind.DISPUTE, Account.WALLET, Account.DISPUTES, Decimal(30), "dispute:1/frozen", claw=paid
+    )
+    withdrawn = Move(
+        acme.pk, TransferKind.DISPUTE, Account.DISPUTES, Account.STRIPE_CLEARING, Decimal(30), "dispute:1/withdrawn"
+    )
+    assert post(frozen, withdrawn)[acme.pk].posted == 20
+    assert post(frozen, withdrawn)[acme.pk] == Standing(Decimal(20), Decimal(0), Decimal(0), 4)
+    back = Move(
+        acme.pk, TransferKind.DISPUTE, Account.DISPUTES, Account.WALLET, Decimal(30), "dispute:1/won",
+        back=[ledger.Back(paid, Decimal(30))],
+    )  # fmt: skip
+    assert post(back)[acme.pk] == Standing(Decimal(50), Decimal(0), Decimal(0), 5)
+    lost = Move(
+        acme.pk, TransferKind.CLAWBACK, Account.WALLET, Account.STRIPE_CLEARING, Decimal(60), "dispute:2", claw=paid
+    )
+    assert post(lost)[acme.pk] == Standing(Decimal(0), Decimal(10), Decimal(0), 7)
+    assert rows("SELECT remaining_usd FROM credit_grant") == [(0,)]
+    assert_sound()
