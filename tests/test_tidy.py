@@ -59,6 +59,16 @@ WRITERS: dict[str, str | None] = {
     "recharge": "billing.topups",
     "ledger_head": "billing.seals",
     "check_run": "billing.verification",
+    "legal_entity": "billing.profiles",
+    "billing_profile": "billing.profiles",
+    "tax_rate": "billing.profiles",
+    "number_series": "billing.numbers",
+    "billing_period": "billing.closing",
+    "invoice": "billing.invoices",
+    "invoice_line": "billing.invoices",
+    "invoice_settlement": "billing.invoices",
+    "bank_transfer": "billing.invoices",
+    "dunning_step": "billing.dunning",
 }
 # Writes outside of a table's room, each with its reason. May only shrink.
 WRITES_ELSEWHERE = {

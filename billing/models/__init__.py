@@ -6,23 +6,43 @@ from billing.models.checks import CheckRun
 from billing.models.corrections import Correction, Rerating, ReratingShare
 from billing.models.grants import Grant, GrantUse
 from billing.models.holds import Hold
+from billing.models.invoices import (
+    BankTransfer,
+    BillingPeriod,
+    DunningStep,
+    Invoice,
+    InvoiceLine,
+    InvoiceSettlement,
+    NumberSeries,
+)
 from billing.models.ledger import Account, LedgerHead, Transfer, TransferKind, Wallet
+from billing.models.profiles import BillingProfile, LegalEntity, TaxRate
 from billing.models.topups import Recharge, TopUp
 
 __all__ = [
     "Account",
     "Adjustment",
+    "BankTransfer",
+    "BillingPeriod",
+    "BillingProfile",
     "Budget",
     "BudgetSpend",
     "CheckRun",
     "Correction",
+    "DunningStep",
     "Grant",
     "GrantUse",
     "Hold",
+    "Invoice",
+    "InvoiceLine",
+    "InvoiceSettlement",
     "LedgerHead",
+    "LegalEntity",
+    "NumberSeries",
     "Recharge",
     "Rerating",
     "ReratingShare",
+    "TaxRate",
     "TopUp",
     "Transfer",
     "TransferKind",

@@ -102,7 +102,22 @@ def test_the_triggers_stand_where_the_models_say_so_and_on_every_partition(books
     assert (
         {name for name, *_ in found} - complete
         == undeletable
-        == {"adjustment", "archived_month", "claim_horizon", "credit_grant", "hold", "rollup_mark", "topup", "wallet"}
+        == {
+            "adjustment",
+            "archived_month",
+            "claim_horizon",
+            "credit_grant",
+            "hold",
+            "rollup_mark",
+            "topup",
+            "wallet",
+            "legal_entity",
+            "number_series",
+            "billing_period",
+            "invoice",
+            "bank_transfer",
+            "dunning_step",
+        }
     )
 
 
