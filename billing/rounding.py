@@ -1,0 +1,53 @@
+"""Cents: the only place where money is rounded (design 3). Pure.
+
+Amounts round half to even. Parts round so that they add up to their rounded sum: each down, and the cents that
+are missing then go to the largest remainders.
+"""
+
+from collections.abc import Sequence
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
+
+from core import money
+
+CENT = Decimal("0.01")
+_EXACT = Context(prec=60)
+
+
+def to_cents(amount: Decimal) -> Decimal:
+    """An amount to the cent, half to even."""
+    return amount.quantize(CENT, rounding=ROUND_HALF_EVEN, context=_EXACT)
+
+
+def is_cents(amount: Decimal) -> bool:
+    """Whether an amount is a whole number of cents that the books can hold."""
+    return money.holds(amount) and to_cents(amount) == amount
+
+
+def apportion(exact: Sequence[Decimal]) -> list[Decimal]:
+    """Each amount in cents, up or down, so that they add up to the sum in cents; of equal remainders the first."""
+    floors = [amount.quantize(CENT, rounding=ROUND_FLOOR, context=_EXACT) for amount in exact]
+    total = to_cents(sum(exact, money.ZERO))
+    missing = int((total - sum(floors, money.ZERO)).scaleb(2))
+    places = sorted(range(len(exact)), key=lambda place: (floors[place] - exact[place], place))
+    for place in places[:missing]:
+        floors[place] += CENT
+    return floors
+
+
+def share(part: Decimal, *, of: Decimal, whole: Decimal) -> Decimal:
+    """How much of ``of`` goes with ``part`` of ``whole``, to the cent; all of it with the whole."""
+    if part >= whole:
+        return of
+    return to_cents_of(Fraction(of) * Fraction(part) / Fraction(whole))
+
+
+def percentage(amount: Decimal, percent: Decimal) -> Decimal:
+    """``percent`` of an amount, to the cent."""
+    return to_cents_of(Fraction(amount) * Fraction(percent) / 100)
+
+
+def to_cents_of(exact: Fraction) -> Decimal:
+    """A fraction to the cent, half to even."""
+    # Python rounds a fraction half to even, exactly.
+    return _EXACT.multiply(Decimal(round(exact * 100)), CENT)
