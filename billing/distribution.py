@@ -45,6 +45,9 @@ LOCAL = (
     "auth_group",
     "auth_group_permissions",
     "auth_permission",
+    "bank_transfer",
+    "billing_period",
+    "billing_profile",
     # Ceilings and what counts against them are read and changed in one statement, by the ceiling's id alone.
     "budget",
     "budget_spend",
@@ -56,8 +59,14 @@ LOCAL = (
     "django_content_type",
     "django_migrations",
     "django_session",
+    "dunning_step",
+    "invoice",
+    "invoice_line",
+    "invoice_settlement",
     "job_run",
+    "legal_entity",
     "member",
+    "number_series",
     "outbox",
     "price_draft",
     "price_draft_line",
@@ -68,6 +77,7 @@ LOCAL = (
     "rerating_share",
     "role",
     "rollup_mark",
+    "tax_rate",
     "topup",
 )
 COLUMN = "organization_id"

@@ -361,6 +361,7 @@ class UsageRollup(models.Model):
 
     Written by ``metering.rollups``, a quarter as a whole: ``place`` numbers its rows. ``records``
     counts rows of usage, corrections too; ``requests`` is net of voids, like the other sums.
+    ``other_payer_id`` is whose wallet paid, where that is not the organization's own.
     """
 
     pk = models.CompositePrimaryKey("organization_id", "starts_at", "place")
@@ -374,6 +375,7 @@ class UsageRollup(models.Model):
     source = models.TextField()
     service_tier = models.TextField(null=True)
     batch = models.BooleanField()
+    other_payer_id = models.UUIDField(null=True)
     records = models.BigIntegerField()
     requests = models.BigIntegerField()
     input_tokens = models.BigIntegerField()
@@ -385,6 +387,13 @@ class UsageRollup(models.Model):
 
     class Meta:
         db_table = "usage_rollup"
+        indexes = (
+            models.Index(
+                fields=("other_payer_id", "starts_at"),
+                name="usage_rollup_by_other_payer",
+                condition=Q(other_payer_id__isnull=False),
+            ),
+        )
 
 
 class RollupMark(models.Model):

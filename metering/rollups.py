@@ -1,9 +1,10 @@
 """Rollups: usage by the quarter of an hour. The only module that writes ``UsageRollup`` and ``RollupMark``.
 
 A worker folds records that are final (decisions 20) into rows by organization, key, member, project,
-model, source, tier and batch (decisions 21). One mark says before which instant everything is folded,
-for every organization: a quarter without rows there is one in which nothing was used, also for an
-organization that was made later. A quarter is counted again as a whole and replaced, never added to.
+model, source, tier and batch (decisions 21), and by who paid where that was another wallet. One mark
+says before which instant everything is folded, for every organization: a quarter without rows there is
+one in which nothing was used, also for an organization that was made later. A quarter is counted again
+as a whole and replaced, never added to.
 
 Whoever reads takes what is folded from here and the rest from the records. The records stay after
 they were folded, so any instant that is not past the mark parts the two, also while the mark moves on.
@@ -38,6 +39,7 @@ _REQUESTS = (
     " WHEN input_tokens < 0 OR output_tokens < 0 OR units IS NOT NULL THEN -1 ELSE 0 END"
 )
 _DIMENSIONS = "api_key_id, member_id, project_id, model, source, service_tier, batch"
+_APART = f"{_DIMENSIONS}, other_payer_id"
 
 
 def floor(at: datetime) -> datetime:
@@ -145,17 +147,17 @@ def _again(start: datetime, end: datetime) -> None:
 _ORGANIZATIONS = "organization_id = ANY (ARRAY(SELECT id FROM organization))"
 _REMOVE = f"DELETE FROM usage_rollup WHERE {_ORGANIZATIONS} AND starts_at >= %s AND starts_at < %s"
 _COUNT = f"""
-    INSERT INTO usage_rollup (organization_id, starts_at, place, {_DIMENSIONS}, records, requests, input_tokens,
+    INSERT INTO usage_rollup (organization_id, starts_at, place, {_APART}, records, requests, input_tokens,
         cached_input_tokens, output_tokens, cost_usd, provider_cost_usd)
-    SELECT organization_id, starts_at, row_number() OVER (PARTITION BY organization_id, starts_at), {_DIMENSIONS},
+    SELECT organization_id, starts_at, row_number() OVER (PARTITION BY organization_id, starts_at), {_APART},
         count(*), sum(requests), sum(input_tokens), sum(cached_input_tokens), sum(output_tokens), sum(cost_usd),
         coalesce(sum(provider_cost_usd), 0)
     FROM (
-        SELECT *, {_REQUESTS} AS requests,
+        SELECT *, {_REQUESTS} AS requests, NULLIF(payer_id, organization_id) AS other_payer_id,
             date_bin(%(grain)s, recorded_at, timestamptz '1970-01-01 00:00:00+00') AS starts_at
         FROM usage_record WHERE {_ORGANIZATIONS} AND id >= %(low)s AND id < %(high)s
     ) record
-    GROUP BY organization_id, starts_at, {_DIMENSIONS}
+    GROUP BY organization_id, starts_at, {_APART}
 """
 
 
@@ -282,6 +284,71 @@ def _wanted(organization_id: UUID, only: Only) -> tuple[list[str], list[Any]]:
     if only.batch is not None:
         asked.append(("batch = %s", only.batch))
     return [*conditions, *(one for one, _ in asked)], [*values, *(value for _, value in asked)]
+
+
+class Window(NamedTuple):
+    """A stretch of time of one payer's, from ``start`` until before ``end``; both on quarters of an hour."""
+
+    payer_id: UUID
+    start: datetime
+    end: datetime
+    by_key: bool = False
+    by_project: bool = False
+
+
+class Paid(NamedTuple):
+    """What a payer paid for in its window, told apart by all but the sums."""
+
+    payer_id: UUID
+    model: str
+    service_tier: str | None
+    batch: bool
+    api_key_id: UUID | None
+    project_id: UUID | None
+    records: int
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal
+
+
+_PAID = """
+    WITH asked AS (
+        SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::bool[], %s::bool[])
+            AS w (payer_id, first, beyond, by_key, by_project)
+    ), part AS (
+        SELECT w.*, r.* FROM asked w CROSS JOIN LATERAL (
+            SELECT * FROM usage_rollup WHERE organization_id = w.payer_id AND starts_at >= w.first
+                AND starts_at < w.beyond AND other_payer_id IS NULL
+        ) r
+        UNION ALL
+        SELECT w.*, r.* FROM asked w CROSS JOIN LATERAL (
+            SELECT * FROM usage_rollup WHERE other_payer_id = w.payer_id AND starts_at >= w.first
+                AND starts_at < w.beyond
+        ) r
+    ), summed AS (
+        SELECT payer_id, model, service_tier, batch, CASE WHEN by_key THEN api_key_id END AS key,
+            CASE WHEN by_project THEN project_id END AS project, sum(records)::int8, sum(requests)::int8,
+            sum(input_tokens)::int8, sum(cached_input_tokens)::int8, sum(output_tokens)::int8, sum(cost_usd)
+        FROM part GROUP BY 1, 2, 3, 4, 5, 6
+    )
+    SELECT s.* FROM (SELECT *, row_number() OVER (PARTITION BY payer_id) AS place FROM summed) s WHERE s.place <= %s
+    ORDER BY payer_id, model, service_tier NULLS FIRST, batch, key NULLS FIRST, project NULLS FIRST
+"""
+
+
+def paid(windows: Sequence[Window], *, rows: int) -> list[Paid]:
+    """What each payer paid for in its window, at most ``rows`` sums of each; one statement for all of them.
+
+    Also what it paid for of another organization's usage, and not what another wallet paid of its own. Only what is
+    folded: whoever asks has seen that ``folded_until`` is not before any window's end.
+    """
+    for window in windows:
+        assert (floor(window.start), floor(window.end)) == (window.start, window.end), "a window is of quarters"
+    with connection.cursor() as cursor:
+        cursor.execute(_PAID, [*(list(column) for column in zip(*windows, strict=True)), rows])
+        return [Paid(*row[:-1]) for row in cursor.fetchall()]
 
 
 def stretches(

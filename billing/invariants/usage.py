@@ -131,7 +131,7 @@ def _waiting(_: Terms) -> tuple[int, int, str]:
 
 # A quarter of an hour by arithmetic of its own, not by what folding uses.
 _QUARTER = "to_timestamp(floor(extract(epoch FROM {0}) / 900) * 900)"
-_APART = "api_key_id, member_id, project_id, model, source, service_tier, batch"
+_APART = "api_key_id, member_id, project_id, model, source, service_tier, batch, other_payer_id"
 _SUMMED = ("records", "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd",
     "provider_cost_usd")  # fmt: skip
 _ROLLUPS_DIFFER = f"""
@@ -141,7 +141,8 @@ _ROLLUPS_DIFFER = f"""
         SELECT organization_id, {_QUARTER.format("starts_at")} AS quarter, {_APART}, {", ".join(_SUMMED)}
         FROM $rollups u WHERE starts_at < (SELECT folded_until FROM rollup_mark)
         UNION ALL
-        SELECT organization_id, {_QUARTER.format("recorded_at")}, {_APART}, -1,
+        SELECT organization_id, {_QUARTER.format("recorded_at")},
+            {_APART.replace("other_payer_id", "NULLIF(payer_id, organization_id)")}, -1,
             CASE WHEN corrects_id IS NULL THEN -1
                 ELSE -least(sign(input_tokens), sign(output_tokens), CASE WHEN units IS NULL THEN 0 ELSE -1 END) END,
             -input_tokens, -cached_input_tokens, -output_tokens, -cost_usd, -coalesce(provider_cost_usd, 0)

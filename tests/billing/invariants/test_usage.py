@@ -20,8 +20,8 @@ from tests.proofs import proves
 ACME = of("acme")
 # One of acme's rollups.
 ONE = f"{ACME} AND place = (SELECT min(place) FROM usage_rollup WHERE {ACME} AND model = 'deepseek-chat')"
-NAMES = "organization_id, place, api_key_id, member_id, project_id, model, source, service_tier, batch, records," \
-    " requests, input_tokens, cached_input_tokens, output_tokens, cost_usd, provider_cost_usd"  # fmt: skip
+NAMES = "organization_id, place, api_key_id, member_id, project_id, model, source, service_tier, batch," \
+    " other_payer_id, records, requests, input_tokens, cached_input_tokens, output_tokens, cost_usd, provider_cost_usd"  # fmt: skip
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_is_not_folded_yet_is_no_rollups_fault(past: Books) -> None:
             ("output_tokens", 1), ("cost_usd", PICO), ("provider_cost_usd", PICO))),
         *(f"UPDATE usage_rollup SET {change} WHERE {ONE} RETURNING organization_id"
             for change in ("model = 'another'", "source = 'dev_tools'", "batch = true", "service_tier = 'flex'",
-            "api_key_id = gen_random_uuid()", "starts_at = starts_at - interval '15 minutes'",
+            "api_key_id = gen_random_uuid()", "other_payer_id = organization_id", "starts_at = starts_at - interval '15 minutes'",
             "starts_at = starts_at - interval '1 day'")),
         f"UPDATE usage_rollup SET organization_id = gen_random_uuid() WHERE {ONE} RETURNING (SELECT id"
             " FROM organization WHERE slug = 'acme')",
@@ -102,7 +102,8 @@ def test_days_are_those_of_postgresql_in_every_zone(folded: Books, zone: str) ->
     # The same day's usage, in each quarter of a year.
     rows(f"INSERT INTO usage_rollup ({NAMES}, starts_at) SELECT {NAMES}, starts_at - place * interval '15 minutes'"
         " FROM (SELECT organization_id, api_key_id, member_id, project_id, model, source, service_tier, batch,"
-        " records, requests, input_tokens, cached_input_tokens, output_tokens, cost_usd, provider_cost_usd, starts_at,"
+        " other_payer_id, records, requests, input_tokens, cached_input_tokens, output_tokens, cost_usd,"
+        " provider_cost_usd, starts_at,"
         f" generate_series(1, 35040) AS place FROM usage_rollup WHERE {ONE}) every_quarter")  # fmt: skip
     with mock.patch.object(partitions, "months", return_value=[]):
         found = {name_of(one): one for one in invariants.check()}
