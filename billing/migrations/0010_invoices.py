@@ -116,6 +116,7 @@ class Migration(migrations.Migration):
                 ('state', models.TextField(choices=[('open', 'goes on, or waits to be drafted'), ('drafted', 'drafted, in its grace'), ('finalized', 'Finalized'), ('parked', 'waits for a person')], default='open')),
                 ('charged_usd', core.fields.UsdField(default=0)),
                 ('closing_usd', core.fields.UsdField(default=0)),
+                ('overdraft_usd', core.fields.UsdField(default=0)),
                 ('carried_usd', core.fields.UsdField(default=0)),
                 ('parked_for', models.TextField(blank=True, default='', help_text='Why it waits for a person')),
                 ('released_at', models.DateTimeField(blank=True, null=True)),
@@ -374,7 +375,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='billingperiod',
-            constraint=models.CheckConstraint(condition=models.Q(('charged_usd__gt', Decimal('-100000000000')), ('charged_usd__lt', Decimal('100000000000')), ('closing_usd__gt', Decimal('-100000000000')), ('closing_usd__lt', Decimal('100000000000')), ('carried_usd__gt', Decimal('-100000000000')), ('carried_usd__lt', Decimal('100000000000'))), name='billing_period_in_range'),
+            constraint=models.CheckConstraint(condition=models.Q(('charged_usd__gt', Decimal('-100000000000')), ('charged_usd__lt', Decimal('100000000000')), ('closing_usd__gt', Decimal('-100000000000')), ('closing_usd__lt', Decimal('100000000000')), ('overdraft_usd__gt', Decimal('-100000000000')), ('overdraft_usd__lt', Decimal('100000000000')), ('carried_usd__gt', Decimal('-100000000000')), ('carried_usd__lt', Decimal('100000000000'))), name='billing_period_in_range'),
         ),
         migrations.AddConstraint(
             model_name='billingperiod',

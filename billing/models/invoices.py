@@ -46,7 +46,8 @@ class BillingPeriod(models.Model):
     Written by ``billing.closing``, which makes the next one where one is drafted. ``follows`` is where the
     one before it ended, empty for the first: with unique beginnings and ends that leaves neither gap nor
     overlap. ``zone`` and ``anchor_day`` are what its end was worked out by. ``charged_usd`` is what the ledger
-    says was used, ``closing_usd`` the balance at its end, ``carried_usd`` what its document left for the next.
+    says was used, ``closing_usd`` the balance at its end and ``overdraft_usd`` what of it was owed,
+    ``carried_usd`` what its document left for the next.
     """
 
     undeletable: ClassVar[bool] = True
@@ -67,6 +68,7 @@ class BillingPeriod(models.Model):
     state = models.TextField(choices=State.choices, default=State.OPEN)
     charged_usd = UsdField(default=0)
     closing_usd = UsdField(default=0)
+    overdraft_usd = UsdField(default=0)
     carried_usd = UsdField(default=0)
     parked_for = models.TextField(default="", blank=True, help_text="Why it waits for a person")
     released_at = models.DateTimeField(null=True, blank=True)
@@ -91,7 +93,10 @@ class BillingPeriod(models.Model):
             ),
             models.CheckConstraint(
                 name="billing_period_in_range",
-                condition=signed("charged_usd") & signed("closing_usd") & signed("carried_usd"),
+                condition=signed("charged_usd")
+                & signed("closing_usd")
+                & signed("overdraft_usd")
+                & signed("carried_usd"),
             ),
             models.CheckConstraint(
                 name="billing_period_state",

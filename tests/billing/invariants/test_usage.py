@@ -21,7 +21,8 @@ ACME = of("acme")
 # One of acme's rollups.
 ONE = f"{ACME} AND place = (SELECT min(place) FROM usage_rollup WHERE {ACME} AND model = 'deepseek-chat')"
 NAMES = "organization_id, place, api_key_id, member_id, project_id, model, source, service_tier, batch," \
-    " other_payer_id, records, requests, input_tokens, cached_input_tokens, output_tokens, cost_usd, provider_cost_usd"  # fmt: skip
+    " other_payer_id, records, requests, input_tokens, cached_input_tokens, output_tokens, cost_usd," \
+    " provider_cost_usd"  # fmt: skip
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def test_what_is_not_folded_yet_is_no_rollups_fault(past: Books) -> None:
             ("output_tokens", 1), ("cost_usd", PICO), ("provider_cost_usd", PICO))),
         *(f"UPDATE usage_rollup SET {change} WHERE {ONE} RETURNING organization_id"
             for change in ("model = 'another'", "source = 'dev_tools'", "batch = true", "service_tier = 'flex'",
-            "api_key_id = gen_random_uuid()", "other_payer_id = organization_id", "starts_at = starts_at - interval '15 minutes'",
+            "api_key_id = gen_random_uuid()", "other_payer_id = organization_id",
+            "starts_at = starts_at - interval '15 minutes'",
             "starts_at = starts_at - interval '1 day'")),
         f"UPDATE usage_rollup SET organization_id = gen_random_uuid() WHERE {ONE} RETURNING (SELECT id"
             " FROM organization WHERE slug = 'acme')",
