@@ -438,7 +438,7 @@ def _render(sheet: _Sheet, document: Document) -> bytes:
             mark(canvas)
         _foot(canvas, title, f"Page {place} of {len(sheet.pages)}")
         canvas.showPage()
-    return bytes(canvas.getpdfdata())
+    return bytes(canvas.getpdfdata())  # type: ignore[no-untyped-call]
 
 
 def _foot(canvas: Canvas, left: str, right: str) -> None:
