@@ -242,6 +242,19 @@ USAGE_KEEP_MONTHS = (
     env.integer("USAGE_KEEP_MONTHS", 24, low=24, high=1200) if env.text("USAGE_KEEP_MONTHS", "") else None
 )
 ARCHIVE_DIR = env.folder("ARCHIVE_DIR", str(DATA_DIR / "archive"))
+# Payments by card. Without a key they are off: nothing is sold, nothing is asked of Stripe.
+STRIPE_API_KEY = env.text("STRIPE_API_KEY", "")
+# What proves Stripe's webhooks; several while one replaces another.
+STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", "")
+STRIPE_API_BASE = env.text("STRIPE_API_BASE", "https://api.stripe.com").rstrip("/")
+# The account whose events are taken, where events name one.
+STRIPE_ACCOUNT = env.text("STRIPE_ACCOUNT", "")
+# Where customers' browsers reach us.
+PUBLIC_URL = env.text("PUBLIC_URL", "http://localhost:8000" if EMBEDDED else "").rstrip("/")
+if STRIPE_API_KEY and not PUBLIC_URL.startswith(("https://", "http://")):
+    raise env.BadSetting("PUBLIC_URL must be set with STRIPE_API_KEY, e.g. https://billing.example.com.")
+if STRIPE_API_KEY and not STRIPE_WEBHOOK_SECRETS:
+    raise env.BadSetting("STRIPE_WEBHOOK_SECRET must be set with STRIPE_API_KEY; several are separated by commas.")
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
 # Who may read /metrics from elsewhere; without it only this machine may.
 METRICS_TOKEN = env.text("METRICS_TOKEN", "")

@@ -18,6 +18,8 @@ from billing.models.invoices import (
 from billing.models.ledger import Account, LedgerHead, Transfer, TransferKind, Wallet
 from billing.models.profiles import BillingProfile, LegalEntity, TaxRate
 from billing.models.topups import Recharge, TopUp
+from billing.models.payments import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent
+from billing.models.topups import Recharge, TopUp, TopUpLimit
 
 __all__ = [
     "Account",
@@ -30,6 +32,7 @@ __all__ = [
     "CheckRun",
     "Correction",
     "DunningStep",
+    "Dispute",
     "Grant",
     "GrantUse",
     "Hold",
@@ -39,11 +42,17 @@ __all__ = [
     "LedgerHead",
     "LegalEntity",
     "NumberSeries",
+    "Payment",
+    "PaymentCard",
     "Recharge",
+    "Refund",
     "Rerating",
     "ReratingShare",
     "TaxRate",
+    "StripeCustomer",
+    "StripeEvent",
     "TopUp",
+    "TopUpLimit",
     "Transfer",
     "TransferKind",
     "Wallet",

@@ -23,12 +23,16 @@ class TopUp(models.Model):
     class State(models.TextChoices):
         PENDING = "pending", "nobody has been asked for money yet"
         PROCESSING = "processing", "the payment is under way"
+        REQUIRES_ACTION = "requires_action", "waits for the customer"
         SUCCEEDED = "succeeded"
         FAILED = "failed"
+        CANCELED = "canceled"
 
     id = IdField("topup")
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
     amount_usd = UsdField()
+    tax_usd = UsdField(default=0, db_default=0)
+    automatic = models.BooleanField(default=True, db_default=True, help_text="The wallet asked by itself")
     state = models.TextField(choices=State.choices, default=State.PENDING)
     failure = models.TextField(default="")
     created_at = models.DateTimeField(default=timezone.now)
@@ -41,13 +45,16 @@ class TopUp(models.Model):
         indexes = (models.Index(fields=("organization", "-id"), name="topup_of_organization"),)
         constraints = (
             models.UniqueConstraint(
-                fields=("organization",), name="topup_one_open", condition=Q(state__in=("pending", "processing"))
+                fields=("organization",),
+                name="topup_one_open",
+                condition=Q(state__in=("pending", "processing", "requires_action")),
             ),
             models.CheckConstraint(name="topup_positive", condition=within("amount_usd", low="gt")),
+            models.CheckConstraint(name="topup_tax_in_range", condition=within("tax_usd")),
             models.CheckConstraint(
                 name="topup_settled",
-                condition=Q(state__in=("pending", "processing"), settled_at__isnull=True)
-                | Q(state__in=("succeeded", "failed"), settled_at__isnull=False),
+                condition=Q(state__in=("pending", "processing", "requires_action"), settled_at__isnull=True)
+                | Q(state__in=("succeeded", "failed", "canceled"), settled_at__isnull=False),
             ),
         )
 
@@ -84,3 +91,26 @@ class Recharge(models.Model):
 
     def __str__(self) -> str:
         return f"recharge of {self.organization}"
+
+
+class TopUpLimit(models.Model):
+    """How much an organization may buy at once and within a day, where finance has set it.
+
+    Written by ``billing.topups``.
+    """
+
+    organization = models.OneToOneField(Organization, primary_key=True, on_delete=models.PROTECT, related_name="+")
+    topup_usd = UsdField()
+    daily_usd = UsdField()
+
+    class Meta:
+        db_table = "topup_limit"
+        verbose_name = "limit of top-ups"
+        verbose_name_plural = "limits of top-ups"
+        constraints = (
+            models.CheckConstraint(name="topup_limit_in_range", condition=within("topup_usd")),
+            models.CheckConstraint(name="topup_limit_daily_in_range", condition=within("daily_usd")),
+        )
+
+    def __str__(self) -> str:
+        return f"limit of {self.organization}"
