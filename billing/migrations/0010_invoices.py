@@ -99,7 +99,7 @@ DROP TRIGGER one_number_after_the_other ON number_series; DROP FUNCTION one_numb
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0008_payments_pass_by'),
+        ('billing', '0009_payments'),
         ('orgs', '0003_price_group'),
     ]
 
