@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 import kombu
 
 from core import env, processes
 from core.embedded import EmbeddedError, Postgres, Valkey, explain, rotate
-from core.web import Address, address, capacity, is_ready
+from core.web import LOOPBACKS, Address, address, capacity, is_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK_SECONDS = 0.2
@@ -39,6 +39,7 @@ BACKOFF_MAX_SECONDS = 30.0
 STEADY_SECONDS = 60
 LOG_CHECK_SECONDS = 30
 BROKER_SECONDS = 5
+FAKE_HOST = "127.0.0.1"
 # After an unclean end the kernel is still ending the old web processes.
 PORT_WAIT_SECONDS = 5.0
 
@@ -355,6 +356,44 @@ def product(*, data_dir: Path, environment: Mapping[str, str]) -> tuple[Child, l
     return web, [worker, beat]
 
 
+class FakePayments(NamedTuple):
+    """A fake Stripe for a person to walk through payments with (``STRIPE_FAKE=1``): its process and its address."""
+
+    child: Child
+    base_url: str
+
+
+def fake_payments(
+    where: Address, *, data_dir: Path, embedded: bool, environment: dict[str, str]
+) -> FakePayments | None:
+    """The fake Stripe if the person asked for one; adds to ``environment`` what leads the other processes to it.
+
+    Raises ``StartError`` where real customers could meet it, ``core.env.BadSetting``.
+    """
+    if not env.flag("STRIPE_FAKE", False):
+        return None
+    if not embedded:
+        raise StartError("STRIPE_FAKE=1 is for trying things out; it does not run with a DATABASE_URL")
+    if env.text("STRIPE_API_KEY", ""):
+        raise StartError("STRIPE_FAKE=1 and STRIPE_API_KEY exclude each other; leave one out")
+    if not (ROOT / "tests" / "fakes" / "stripe").is_dir():
+        raise StartError("STRIPE_FAKE=1 needs the checkout's tests; they are not here")
+    with socket.socket() as probe:
+        probe.bind((FAKE_HOST, 0))
+        port = probe.getsockname()[1]
+    # Of this run only: nobody else signs what we take for a payment.
+    environment |= {
+        "STRIPE_API_KEY": f"sk_test_fake_{secrets.token_hex(8)}",
+        "STRIPE_API_BASE": f"http://{FAKE_HOST}:{port}",
+        "STRIPE_WEBHOOK_SECRET": f"whsec_fake_{secrets.token_hex(16)}",
+    }
+    ours = Address(LOOPBACKS.get(where.host, where.host), where.port)
+    command = [sys.executable, "-m", "tests.fakes.stripe", "--port", str(port)]
+    command += ["--webhook", f"http://{ours.netloc}/v1/webhooks/stripe", "--keep", str(data_dir / "fake-stripe")]
+    log_path = data_dir / "log" / "fake-stripe.log"
+    return FakePayments(Child("fake-stripe", command, environment, log_path), environment["STRIPE_API_BASE"])
+
+
 def follow_make(ending: threading.Event) -> Callable[[], None]:
     """End with the ``make`` that started us, also where it keeps its end to itself.
 
@@ -387,15 +426,23 @@ def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], Non
     with contextlib.suppress(Interrupted), supervisor.signals(), hold(data_dir) as unclean:
         chores = [_log_keeper(data_dir), *([follow_make(supervisor.ending)] if under_make else [])]
         try:
-            web, others = product(data_dir=data_dir, environment=_environment(where, data_dir=data_dir))
+            environment = _environment(where, data_dir=data_dir, embedded=embedded)
+            fake = fake_payments(where, data_dir=data_dir, embedded=embedded, environment=environment)
+            web, others = product(data_dir=data_dir, environment=environment)
             check_port(where, wait=PORT_WAIT_SECONDS if unclean else 0.0)
             for server in _servers(data_dir=data_dir, embedded=embedded, broker=broker):
                 supervisor.start(server)
             prepare()
+            if fake is not None:
+                supervisor.start(fake.child)
             supervisor.start(web)
             _await_ready(web, where)
             for child in others:
                 supervisor.start(child)
+            if fake is not None:
+                supervisor.say(f"payments are FAKE (STRIPE_FAKE=1): a stand-in for Stripe runs at {fake.base_url}")
+            elif not env.text("STRIPE_API_KEY", ""):
+                supervisor.say("payments are off: no STRIPE_API_KEY (STRIPE_FAKE=1 runs a stand-in for Stripe)")
             with contextlib.suppress(OSError):
                 print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
             supervisor.interruptible = False
@@ -404,8 +451,9 @@ def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], Non
             supervisor.stop()
 
 
-def _environment(where: Address, *, data_dir: Path) -> dict[str, str]:
+def _environment(where: Address, *, data_dir: Path, embedded: bool) -> dict[str, str]:
     """What the children need to know, unless the person said otherwise."""
+    ours = {"PUBLIC_URL": env.text("PUBLIC_URL", f"http://{where.netloc}")} if embedded else {}
     host = f"[{where.host}]" if ":" in where.host else where.host
     names = ",".join(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", host]))
     return os.environ | {
@@ -414,6 +462,7 @@ def _environment(where: Address, *, data_dir: Path) -> dict[str, str]:
         "PORT": str(where.port),
         "ALLOWED_HOSTS": env.text("ALLOWED_HOSTS", names),
         "PYTHONUNBUFFERED": "1",
+        **ours,
     }
 
 

@@ -171,6 +171,7 @@ class Up:
             "core.web": "web",
             " worker ": "worker",
             " beat ": "beat",
+            "tests.fakes.stripe": "fake-stripe",
         }
         found: dict[str, int] = {}
         for pid in children(self.supervisor):

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import psycopg
 import pytest
+import stripe
 
 from core import supervisor
 from core.embedded import EmbeddedError, Postgres, Valkey
@@ -40,6 +42,7 @@ from tests.server import HOST, free_port
 BACK_SECONDS = 90
 SECRET = "s" * 40
 BROKER = f"redis://{HOST}:1/0"
+PAYMENTS_OFF = "tollbook: payments are off: no STRIPE_API_KEY (STRIPE_FAKE=1 runs a stand-in for Stripe)"
 
 
 def eventually(fact: Callable[[], bool], *, seconds: float = BACK_SECONDS) -> bool:
@@ -379,7 +382,7 @@ class TestEnds:
             assert "database system is shut down" in (data / "log" / "postgres.log").read_text()
             with Up(data) as second:
                 second.wait_ready()
-                assert second.lines == [f"READY {second.base_url}"]
+                assert second.lines == [PAYMENTS_OFF, f"READY {second.base_url}"]
                 # The keys stay, the address follows the port.
                 assert demo(second) == {
                     **made,
@@ -483,7 +486,7 @@ class TestOwnServers:
             }
             with Up(data, settings=settings) as up:
                 up.wait_ready()
-                assert up.lines == [f"READY {up.base_url}"]
+                assert up.lines == [PAYMENTS_OFF, f"READY {up.base_url}"]
                 assert set(up.parts()) == {"web", "worker", "beat"}
                 assert up.ready()
                 assert not {"postgres", "valkey", "demo.json", "secret_key"} & {path.name for path in data.iterdir()}
@@ -496,6 +499,62 @@ class TestOwnServers:
                 assert up.stop() == 0
             assert database.alive()
             assert broker.alive()
+
+
+class TestFakePayments:
+    def test_a_stand_in_for_stripe_runs_beside_the_rest_and_remembers(self) -> None:
+        with folder() as data, Up(data, settings={"STRIPE_FAKE": "1"}) as up:
+            up.wait_ready()
+            assert up.lines[-2].startswith(
+                "tollbook: payments are FAKE (STRIPE_FAKE=1): a stand-in for Stripe runs at "
+            )
+            base = up.lines[-2].rpartition(" ")[2]
+            assert base.startswith(f"http://{HOST}:")
+            pid = up.parts()["fake-stripe"]
+            # What the web server was told is what the stand-in takes.
+            told = dict(
+                line.partition("=")[::2]
+                for line in Path(f"/proc/{up.parts()['web']}/environ").read_bytes().decode().split("\0")
+            )
+            assert told["STRIPE_API_BASE"] == base
+            assert told["STRIPE_WEBHOOK_SECRET"].startswith("whsec_fake_")
+            assert told["PUBLIC_URL"] == up.base_url
+            client = stripe.StripeClient(told["STRIPE_API_KEY"], base_addresses={"api": base})
+            made = client.v1.customers.create({"name": "Ada"}, {"idempotency_key": "one"})
+            os.kill(pid, signal.SIGKILL)
+            assert eventually(lambda: up.parts().get("fake-stripe", pid) != pid)
+            assert eventually(lambda: listens(base))
+            assert client.v1.customers.retrieve(made.id).name == "Ada"
+            assert up.stop() == 0
+            assert inside(data) == {}
+
+    def test_it_is_refused_where_it_could_be_taken_for_the_real_one(self) -> None:
+        with folder() as data:
+            where = Address(HOST, free_port())
+            with (
+                mock.patch.dict(os.environ, STRIPE_FAKE="1"),
+                pytest.raises(StartError, match="does not run with a DATABASE_URL"),
+            ):
+                supervisor.fake_payments(where, data_dir=data, embedded=False, environment={})
+            with (
+                mock.patch.dict(os.environ, STRIPE_FAKE="1", STRIPE_API_KEY="sk_live_x"),
+                pytest.raises(StartError, match="exclude each other"),
+            ):
+                supervisor.fake_payments(where, data_dir=data, embedded=True, environment={})
+
+    def test_without_the_wish_there_is_none(self) -> None:
+        told: dict[str, str] = {}
+        with folder() as data:
+            assert supervisor.fake_payments(Address(HOST, 1), data_dir=data, embedded=True, environment=told) is None
+        assert told == {}
+
+
+def listens(url: str) -> bool:
+    """Whether something answers there."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
+        return True
+    return False
 
 
 def refusal(data: Path, *, user: tuple[str, ...] = (), **settings: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -65,6 +66,7 @@ class StripeFake:
 
     ``webhook``: where events are posted by themselves; without it, or with ``held``, they wait for
     ``webhooks.deliver`` and its kin. ``secret``: the webhook's, several separated by commas during a rotation.
+    ``keep``: a file that everything but the idempotency keys outlives a restart in.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class StripeFake:
         seed: int | None = None,
         livemode: bool = False,
         held: bool = False,
+        keep: Path | None = None,
     ) -> None:
         self.secret = secret
         self.api_key = api_key
@@ -89,6 +92,9 @@ class StripeFake:
         self.requests: list[Seen] = []
         self._keys = Keys(self.state.clock)
         self._port = port
+        self._keep = keep
+        if keep is not None:
+            self.state.bring_back(keep)
         self._server: _Server | None = None
         self._thread: Thread | None = None
 
@@ -128,6 +134,12 @@ class StripeFake:
         """Where the API is: what ``StripeClient(base_addresses={"api": …})`` takes."""
         assert self._server is not None, "the fake is not running"
         return f"http://{HOST}:{self._server.server_address[1]}"
+
+    def save(self) -> None:
+        """Write the file to ``keep``, if there is one."""
+        if self._keep is not None:
+            with self.state.lock:
+                self.state.keep(self._keep)
 
     # Controls
 
@@ -516,13 +528,15 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length).decode()
         parts = urlsplit(self.path)
         fake = self.server.fake
-        if parts.path.startswith("/fake/"):
-            form = parse_qs(body) if self.command == "POST" else None
-            self._send(fake.show(parts.path, form=form))
-            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            self._send(fake.answer(self.command, parts.path, parts.query, headers, body))
+            if parts.path.startswith("/fake/"):
+                answer = fake.show(parts.path, form=parse_qs(body) if self.command == "POST" else None)
+            else:
+                answer = fake.answer(self.command, parts.path, parts.query, headers, body)
+            if self.command == "POST":
+                fake.save()
+            self._send(answer)
         except Reset:
             self._cut()
         except Held as held:
