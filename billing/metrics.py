@@ -22,6 +22,7 @@ from billing.models import CheckRun
 from core import errors
 from core.views import Open
 from metering import partitions
+from ops import jobs
 from ops.models import JobRun
 from orgs.authentication import bearer, client_address
 
@@ -48,8 +49,20 @@ class Books(Collector):
         for job in JobRun.objects.all():
             if job.ok is not None:
                 done.add_metric([job.name], job.ok)
-            begun.add_metric([job.name], job.started_at.timestamp())
-        yield from (done, begun)
+            if job.started_at is not None:
+                begun.add_metric([job.name], job.started_at.timestamp())
+        lag = GaugeMetricFamily(
+            "tollbook_job_lag_seconds", "Since when the job's first period that is not done is due", labels=["job"]
+        )
+        aside = GaugeMetricFamily(
+            "tollbook_job_aside",
+            "1 if the job is put aside: it failed again and again and waits for a person",
+            labels=["job"],
+        )
+        for standing in jobs.standings():
+            lag.add_metric([standing.name], standing.lag.total_seconds())
+            aside.add_metric([standing.name], standing.aside)
+        yield from (done, begun, lag, aside)
 
         yield GaugeMetricFamily(
             "tollbook_partition_days", "For how many days usage has its months", value=partitions.runway()

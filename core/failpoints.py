@@ -62,6 +62,10 @@ NAMES = (
     # Folding records into rollups.
     "fold.after_rows",
     "fold.after_commit",
+    # A scheduled job's turn, and the message that wakes a worker.
+    "job.after_claim",
+    "job.after_work",
+    "wake.before_send",
 )
 
 # What a shell says of a process that was killed by SIGKILL.

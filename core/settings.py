@@ -5,13 +5,14 @@ Without ``DATABASE_URL`` the product is *embedded*: its PostgreSQL and Valkey li
 """
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import dj_database_url
 import django_stubs_ext
 
-from core import env
+from core import env, schedule
 
 django_stubs_ext.monkeypatch()
 
@@ -204,13 +205,15 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-CELERY_TASK_TIME_LIMIT = 600
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# A killed worker's task comes back in seconds; must exceed the longest task and countdown.
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "visibility_timeout": 900,
+    # Beyond the longest task, which would else be handed out while it runs. Nothing waits for it: the sweep
+    # sends anew what a dead worker left.
+    "visibility_timeout": (schedule.longest() + timedelta(minutes=5)).total_seconds(),
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
+    # Whoever only wakes a worker does not wait for a broker that is gone.
+    "socket_connect_timeout": 2,
 }
 
 # What an event may be (contract 16).

@@ -22,7 +22,7 @@ from typing import IO, NamedTuple, Protocol
 
 import kombu
 
-from core import env, processes
+from core import env, processes, schedule
 from core.embedded import EmbeddedError, Postgres, Valkey, explain, rotate
 from core.web import LOOPBACKS, Address, address, capacity, is_ready
 
@@ -341,19 +341,24 @@ def product(*, data_dir: Path, environment: Mapping[str, str]) -> tuple[Child, l
     level = ["--loglevel", env.text("LOG_LEVEL", "INFO")]
     width = str(env.integer("WORKER_PROCESSES", 2, low=1, high=64))
     web = Child("web", [sys.executable, "-m", "core.web"], environment, logs / "web.log")
-    worker = Child(
-        "worker",
-        [*celery, "worker", *level, "--concurrency", width, "--without-mingle", "--without-gossip"],
-        environment,
-        logs / "worker.log",
-    )
+    # What is long never takes the place of what moves money.
+    workers = [
+        Child(
+            f"worker_{queue}",
+            [*celery, "worker", *level, "--queues", queue, "--hostname", f"{queue}@%h", "--concurrency", width,
+                "--without-mingle", "--without-gossip"],
+            environment,
+            logs / f"worker_{queue}.log",
+        )
+        for queue in schedule.LIMITS
+    ]  # fmt: skip
     beat = Child(
         "beat",
         [*celery, "beat", *level, "--pidfile", "", "--schedule", str(data_dir / "beat-schedule")],
         environment,
         logs / "beat.log",
     )
-    return web, [worker, beat]
+    return web, [*workers, beat]
 
 
 class FakePayments(NamedTuple):

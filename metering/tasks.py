@@ -12,8 +12,6 @@ from orgs.audit import system
 
 # A run ends before its task is ended for taking too long, and before the next one begins.
 TRIM_RUN = timedelta(minutes=8)
-# A month is as large as it is; a killed run loses nothing, and would begin again.
-ARCHIVE_SECONDS_MAX = 6 * 3600
 NOT_OURS = "left to the owner of the tables"
 
 
@@ -41,7 +39,7 @@ def trim_claims() -> str:
     return jobs.run("trim_claims", work)
 
 
-@shared_task(time_limit=ARCHIVE_SECONDS_MAX)
+@shared_task
 def archive_months() -> str:
     """Take old months out to files, if the house keeps only some attached."""
 

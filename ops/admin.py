@@ -1,8 +1,11 @@
 """The desk's pages of the machinery: scheduled jobs and how their last run went, and what waits for a second person."""
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from django.contrib import admin
@@ -16,8 +19,8 @@ from django.utils.timesince import timesince
 from core import clock, ids
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
 from core.markup import NOTHING, as_facts, as_text, link, link_to, stamp, table, verbatim
-from ops import approvals
-from ops.models import Approval, IdempotencyKey, JobRun, OutboxMessage
+from ops import approvals, jobs
+from ops.models import Approval, IdempotencyKey, JobPeriod, JobRun, OutboxMessage
 from orgs.admin import actor
 from orgs.models import User
 from orgs.organizations import is_slug
@@ -29,25 +32,93 @@ SUBJECTS: Final[dict[str, tuple[str, str]]] = {}
 LINES_SHOWN: Final = 4
 
 
-@admin.register(JobRun)
-class JobRunAdmin(BooksAdmin[JobRun]):
-    """The last run of each scheduled job."""
+def _run_again(request: HttpRequest, row: JobRun, _: dict[str, Any]) -> Done:
+    jobs.again(name=row.name, by=actor(request))
+    return Done(format_html("{} is due now: a worker begins it within seconds.", row.name))
 
-    list_display = ("name", "ok", "age", "started_at", "took", "result")
-    list_filter = ("ok",)
+
+class JobList(QuickList):
+    """Jobs with how late each is, by the database's clock: one query more for the page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the page and the time."""
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        now = jobs.now() if self.result_list else None
+        for row in self.result_list:
+            row.read_at = now
+
+
+def _lag(row: Any) -> timedelta:
+    return jobs.lag(row, now=getattr(row, "read_at", None) or jobs.now())
+
+
+@admin.register(JobRun)
+class JobRunAdmin(ActsAdmin[JobRun]):
+    """Each scheduled job: which period it is at, how that stands, and how late it is."""
+
+    list_display = ("name", "state", "late", "age", "period", "attempts", "took", "result")
+    list_filter = ("ok", "state")
     ordering = ("name",)
     search_fields = ("name",)
-    fields = ("name", "ok", "started_at", "finished_at", "took", "result")
+    fields = (
+        "name", "state", "late", "period", "attempts", "next_attempt_at", "started_at", "finished_at", "took",
+        "lease_until", "done_period", "result", "periods",
+    )  # fmt: skip
+    acts = (
+        Act(
+            "again",
+            "Run again",
+            "It failed as often as it may and was put aside. Run it again when the reason is gone.",
+            _run_again,
+            possible=lambda row: row.state == JobRun.State.ASIDE,
+        ),
+    )
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[QuickList]:
+        """With the time."""
+        return JobList
 
     @admin.display(description="age")
     def age(self, row: JobRun) -> str:
         """Since it began."""
-        return timesince(row.started_at, clock.now())
+        return "-" if row.started_at is None else timesince(row.started_at, clock.now())
+
+    @admin.display(description="late")
+    def late(self, row: JobRun) -> str:
+        """How long a period is due that is not done."""
+        found = _lag(row)
+        return f"{found.total_seconds():.0f} s" if found else "-"
 
     @admin.display(description="took")
-    def took(self, row: JobRun) -> str:
+    def took(self, row: JobRun | JobPeriod) -> str:
         """Seconds from start to end."""
-        return "-" if row.finished_at is None else f"{(row.finished_at - row.started_at).total_seconds():.1f} s"
+        return took(row)
+
+    @admin.display(description="periods")
+    def periods(self, row: JobRun) -> str:
+        """The list of its periods that are over."""
+        return link_to(f"{reverse('admin:ops_jobperiod_changelist')}?name={quote(row.name)}", "those that are over")
+
+
+def took(row: JobRun | JobPeriod) -> str:
+    """Seconds from start to end, by a clock that nobody sets."""
+    return "-" if row.took_ms is None else f"{Decimal(row.took_ms).scaleb(-3):.1f} s"
+
+
+@admin.register(JobPeriod)
+class JobPeriodAdmin(BooksAdmin[JobPeriod]):
+    """Periods of jobs that are done, or were put aside."""
+
+    list_display = ("name", "period", "state", "attempts", "started_at", "took", "result")
+    list_filter = ("state", "name")
+    search_fields = ("name",)
+    fields = ("shown_id", "name", "period", "state", "attempts", "started_at", "finished_at", "took", "result")
+
+    @admin.display(description="took")
+    def took(self, row: JobPeriod) -> str:
+        """Seconds from start to end."""
+        return took(row)
 
 
 def persons(named: Iterable[str]) -> dict[str, str]:

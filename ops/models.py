@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -13,23 +13,97 @@ from core.fields import IdField
 from orgs.models import Organization
 
 DIGEST_BYTES = 32
+JOB_STATES = ("due", "running", "done", "failed", "aside")
 
 
 class JobRun(models.Model):
-    """The last run of a scheduled job. Written by ``ops.jobs``."""
+    """A scheduled job and its newest period: one row a job, whose guarded UPDATE is the lease. Written by ``ops.jobs``.
+
+    ``period`` is when the slot began that it is at (``core.schedule``); it is begun once. Whoever runs
+    it has ``token`` until ``lease_until``, by the database's clock. ``took_ms`` is by the worker's
+    monotonic clock, so a clock that is set meanwhile makes no negative duration.
+    """
+
+    class State(models.TextChoices):
+        """How its newest period stands."""
+
+        DUE = "due", "due"
+        RUNNING = "running", "running"
+        DONE = "done", "done"
+        FAILED = "failed", "failed, tried again"
+        ASIDE = "aside", "put aside"
 
     name = models.TextField(primary_key=True)
-    started_at = models.DateTimeField()
+    period = models.DateTimeField()
+    state = models.TextField(choices=State.choices)
+    attempts = models.SmallIntegerField(default=0)
+    token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    next_attempt_at = models.DateTimeField(null=True)
+    due_since = models.DateTimeField(null=True, help_text="Since when the sweep finds it due; empty once it is done")
+    started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    ok = models.BooleanField(null=True, help_text="Empty while it runs")
+    took_ms = models.BigIntegerField(null=True)
+    done_period = models.DateTimeField(null=True, help_text="The newest period that is done")
+    ok = models.GeneratedField(
+        expression=Case(
+            When(state="done", then=Value(True)), When(state__in=("failed", "aside"), then=Value(False))
+        ),
+        output_field=models.BooleanField(null=True, help_text="Empty while it runs"),
+        db_persist=True,
+    )  # fmt: skip
     result = models.TextField(default="")
 
     class Meta:
         db_table = "job_run"
         ordering = ("name",)
+        constraints = (
+            models.CheckConstraint(name="job_run_state", condition=Q(state__in=JOB_STATES)),
+            models.CheckConstraint(
+                name="job_run_lease",
+                condition=Q(state="running", token__isnull=False, lease_until__isnull=False, started_at__isnull=False)
+                | (~Q(state="running") & Q(token__isnull=True, lease_until__isnull=True)),
+            ),
+            models.CheckConstraint(
+                name="job_run_again",
+                condition=Q(state="failed", next_attempt_at__isnull=False)
+                | (~Q(state="failed") & Q(next_attempt_at__isnull=True)),
+            ),
+            models.CheckConstraint(name="job_run_attempts", condition=Q(attempts__gte=0)),
+            models.CheckConstraint(name="job_run_took", condition=Q(took_ms__isnull=True) | Q(took_ms__gte=0)),
+        )
 
     def __str__(self) -> str:
         return self.name
+
+
+class JobPeriod(models.Model):
+    """A period of a job that is over: done, or put aside for a person. Written by ``ops.jobs``.
+
+    Jobs that run every few seconds keep only what was put aside. Old rows are trimmed.
+    """
+
+    id = IdField("jobp")
+    name = models.TextField()
+    period = models.DateTimeField()
+    state = models.TextField(choices=((JobRun.State.DONE, "done"), (JobRun.State.ASIDE, "put aside")))
+    attempts = models.SmallIntegerField()
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField()
+    took_ms = models.BigIntegerField(null=True)
+    result = models.TextField()
+
+    class Meta:
+        db_table = "job_period"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("name", "period"), name="job_period_once"),
+            models.CheckConstraint(name="job_period_state", condition=Q(state__in=("done", "aside"))),
+            models.CheckConstraint(name="job_period_took", condition=Q(took_ms__isnull=True) | Q(took_ms__gte=0)),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.period:%Y-%m-%d %H:%M}"
 
 
 class Approval(models.Model):

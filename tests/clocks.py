@@ -27,7 +27,7 @@ _FROZEN = """
 
 
 class Clock:
-    """The instant at which everything stands. It only goes forward."""
+    """The instant at which everything stands. It goes forward, unless somebody sets it back."""
 
     def __init__(self, books: Books) -> None:
         self._connection = books.connect()
@@ -43,6 +43,11 @@ class Clock:
         """Let that much time pass."""
         assert by >= timedelta(0)
         self.at = self._ask("UPDATE frozen.moment SET at = at + %s RETURNING at", by)
+
+    def set_back(self, by: timedelta) -> None:
+        """Set it back, as somebody who corrects a clock does; ids that were made stay ahead."""
+        assert by > timedelta(0)
+        self.at = self._ask("UPDATE frozen.moment SET at = at - %s RETURNING at", by)
 
     def close(self) -> None:
         """Let the connection go."""

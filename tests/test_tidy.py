@@ -27,6 +27,7 @@ WRITERS: dict[str, str | None] = {
     "audit_entry": "orgs.audit",
     "cache_epoch": "orgs.caches",
     "job_run": "ops.jobs",
+    "job_period": "ops.jobs",
     "outbox": "ops.outbox",
     "idempotency_key": "ops.idempotency",
     "model": "metering.catalog",
@@ -97,7 +98,6 @@ UNMIRRORED = {
     "gateway.events",
     "metering.tasks",
     "metering.verdicts",
-    "ops.jobs",
 }
 
 FILE_NAMES = {"services", "utils", "help" + "ers", "common", "signals"}
@@ -129,7 +129,12 @@ _SQL_WRITE = re.compile(
 # Words that follow these verbs in SQL that writes no table: DO UPDATE SET, FOR UPDATE OF, ON UPDATE CASCADE.
 _NOT_TABLES = {"set", "of", "or", "on", "cascade", "skip", "nowait", "statement"}
 _UNWANTED = re.compile(r"^django\.(?:.*\.signals|dispatch)\b|\bmark_safe$")
-_UNCALLED = {"delay", "apply_async", "mark_safe"}
+_UNCALLED = {
+    "apply_async", "apply_async_on_commit", "delay", "delay_on_commit", "mark_safe", "s", "send_task", "si",
+    "signature",
+}  # fmt: skip
+# The one room that sends messages to workers: on commit, never inside a transaction (J05).
+_SENT = ("ops.jobs", "send_task")
 
 
 class Module(NamedTuple):
@@ -275,8 +280,13 @@ def breaches_of_calling(source: Module) -> list[str]:
             names = {f"{getattr(node, 'module', '')}.{alias.name}".lstrip(".") for alias in node.names}
             if any(_UNWANTED.search(name) for name in names):
                 found.append(f"{source.path}:{node.lineno}: {ast.unparse(node)}")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _UNCALLED:
-            found.append(f"{source.path}:{node.lineno}: {node.func.attr}; tasks go by delay_on_commit")
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _UNCALLED
+            and (source.name, node.func.attr) != _SENT
+        ):
+            found.append(f"{source.path}:{node.lineno}: {node.func.attr}; ops.jobs.wake sends tasks")
     return found
 
 
@@ -346,6 +356,9 @@ def test_no_module_breaks_the_rule(rule: Callable[[Module], list[str]]) -> None:
         (breaches_of_calling, "import django.dispatch"),
         (breaches_of_calling, "from django.utils.safestring import mark_safe"),
         (breaches_of_calling, "work.delay(1)"),
+        (breaches_of_calling, "work.delay_on_commit(1)"),
+        (breaches_of_calling, "app.send_task('billing.tasks.work')"),
+        (breaches_of_calling, "work.s(1).apply_async()"),
         (breaches_of_saying, "x = 1"),
     ],
 )
@@ -360,7 +373,7 @@ def test_the_rule_sees_a_breach(rule: Callable[[Module], list[str]], breach: str
         (breaches_of_one_writer, "execute('SELECT 1 FROM wallet FOR NO KEY UPDATE SKIP LOCKED')"),
         (breaches_of_exact_money, "x = a // b * 3"),
         (breaches_of_locking, '"""Never FOR UPDATE."""\nWallet.objects.select_for_update(no_key=True)'),
-        (breaches_of_calling, "work.delay_on_commit(1)"),
+        (breaches_of_calling, "jobs.wake('billing.tasks.work', 1)"),
         (breaches_of_saying, '"""What it is."""\nx = 1'),
     ],
 )

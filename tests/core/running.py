@@ -169,7 +169,8 @@ class Up:
             "/postgres ": "postgres",
             "valkey-server": "valkey",
             "core.web": "web",
-            " worker ": "worker",
+            " money@": "worker_money",
+            " bulk@": "worker_bulk",
             " beat ": "beat",
             "tests.fakes.stripe": "fake-stripe",
         }

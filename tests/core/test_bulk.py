@@ -10,21 +10,25 @@ from core.bulk import array, copy_rows
 from tests.billing import world
 from tests.books import Books
 
-COLUMNS = {"name": "text", "started_at": "timestamptz", "result": "text"}
+COLUMNS = {"name": "text", "period": "timestamptz", "state": "text", "attempts": "int2", "result": "text"}
+
+
+def row(name: str, result: str) -> tuple[object, ...]:
+    return (name, ids.instant(ids.new()), "due", 0, result)
 
 
 def test_rows_are_copied_inside_the_callers_transaction_only(books: Books) -> None:
     with pytest.raises(AssertionError):
         copy_rows("job_run", COLUMNS, [])
     with transaction.atomic():
-        copy_rows("job_run", COLUMNS, [("one", ids.instant(ids.new()), "ö\\n,"), ("two", ids.instant(ids.new()), "")])
+        copy_rows("job_run", COLUMNS, [row("one", "ö\\n,"), row("two", "")])
     assert world.rows("SELECT name, result FROM job_run ORDER BY name") == [("one", "ö\\n,"), ("two", "")]
 
 
 def test_an_error_of_the_driver_is_djangos_error(books: Books) -> None:
-    row = ("one", ids.instant(ids.new()), "")
+    one = row("one", "")
     with pytest.raises(IntegrityError), transaction.atomic():
-        copy_rows("job_run", COLUMNS, [row, row])
+        copy_rows("job_run", COLUMNS, [one, one])
     assert world.rows("SELECT count(*) FROM job_run") == [(0,)]
 
 

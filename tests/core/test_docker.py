@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,10 +133,10 @@ def test_every_app_is_in_the_image() -> None:
 
 def test_the_services_wait_for_what_they_need() -> None:
     services = compose()["services"]
-    assert set(services) == {"postgres", "valkey", "migrate", "web", "worker", "beat"}
+    assert set(services) == {"postgres", "valkey", "migrate", "web", "worker_money", "worker_bulk", "beat"}
     assert services["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
     assert services["migrate"]["restart"] == "no"
-    for name in ("web", "worker", "beat"):
+    for name in ("web", "worker_money", "worker_bulk", "beat"):
         needs = {other: need["condition"] for other, need in services[name]["depends_on"].items()}
         assert needs == {
             "migrate": "service_completed_successfully",
@@ -147,7 +148,7 @@ def test_the_services_wait_for_what_they_need() -> None:
         assert services[name]["volumes"]
     # The image's check asks a web server; elsewhere it would always fail.
     disabled = {name for name, service in services.items() if service.get("healthcheck", {}).get("disable")}
-    assert disabled == {"migrate", "worker", "beat"}
+    assert disabled == {"migrate", "worker_money", "worker_bulk", "beat"}
 
 
 def test_secrets_have_no_default() -> None:
@@ -170,13 +171,13 @@ def test_worker_and_beat_are_those_of_up(tmp_path: Path) -> None:
 
 def test_written_folders_are_writable_in_a_read_only_container() -> None:
     services = compose()["services"]
-    for name in ("migrate", "web", "worker", "beat"):
+    for name in ("migrate", "web", "worker_money", "worker_bulk", "beat"):
         assert services[name]["read_only"] is True
     schedule = next(word for word in command("beat") if word.endswith("beat-schedule"))
     assert str(Path(schedule).parent) in services["beat"]["tmpfs"]
-    settings = services["worker"]["environment"]
+    settings = services["worker_bulk"]["environment"]
     heads, archive = settings["LEDGER_HEADS_DIR"], settings["ARCHIVE_DIR"]
-    assert services["worker"]["volumes"] == [f"heads:{heads}", f"archive:{archive}"]
+    assert services["worker_bulk"]["volumes"] == [f"heads:{heads}", f"archive:{archive}"]
     assert f"--owner tollbook {heads} {archive}\n" in DOCKERFILE.read_text()
 
 
@@ -217,6 +218,10 @@ def settings() -> Iterator[dict[str, str]]:
         }
 
 
+def is_ready(log: Path) -> bool:
+    return " ready." in log.read_text()
+
+
 def eventually(fact: Callable[[], bool]) -> bool:
     end = time.monotonic() + READY_SECONDS
     while not fact():
@@ -241,7 +246,7 @@ def test_the_commands_run_as_written(settings: dict[str, str], tmp_path: Path) -
     health = last("HEALTHCHECK").text.partition(" CMD ")[2]
     check = in_container("web", json.loads(health), settings=settings, tmp_path=tmp_path)
     assert subprocess.run(**check, timeout=READY_SECONDS).returncode == 1
-    logs = {name: tmp_path / f"{name}.log" for name in ("web", "worker", "beat")}
+    logs = {name: tmp_path / f"{name}.log" for name in ("web", "worker_money", "worker_bulk", "beat")}
     running = {}
     for name, log in logs.items():
         with log.open("wb") as output:
@@ -255,13 +260,14 @@ def test_the_commands_run_as_written(settings: dict[str, str], tmp_path: Path) -
         assert eventually(lambda: subprocess.run(**check, timeout=READY_SECONDS).returncode == 0), logs[
             "web"
         ].read_text()
-        assert eventually(lambda: " ready." in logs["worker"].read_text()), logs["worker"].read_text()
+        for name in ("worker_money", "worker_bulk"):
+            assert eventually(partial(is_ready, logs[name])), logs[name].read_text()
         assert eventually(lambda: "beat: Starting" in logs["beat"].read_text()), logs["beat"].read_text()
         # As `docker stop` does it.
         for process in running.values():
             process.terminate()
         codes = {name: process.wait(STOP_SECONDS) for name, process in running.items()}
-        assert codes == {"web": 0, "worker": 0, "beat": 0}
+        assert codes == {"web": 0, "worker_money": 0, "worker_bulk": 0, "beat": 0}
     finally:
         for process in running.values():
             if process.poll() is None:

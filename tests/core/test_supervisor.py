@@ -314,7 +314,7 @@ class TestRunning:
             assert connection.getresponse().status == 302
 
     def test_five_parts_run_and_serve_the_admins_own_files(self, running: Up) -> None:
-        assert set(running.parts()) == {"postgres", "valkey", "web", "worker", "beat"}
+        assert set(running.parts()) == {"postgres", "valkey", "web", "worker_money", "worker_bulk", "beat"}
         connection = http.client.HTTPConnection(HOST, running.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/static/admin/css/base.css")
@@ -337,7 +337,7 @@ class TestRunning:
             assert not (data / "postgres").exists()
         assert running.ready()
 
-    @pytest.mark.parametrize("name", ["postgres", "valkey", "web", "worker", "beat"])
+    @pytest.mark.parametrize("name", ["postgres", "valkey", "web", "worker_money", "worker_bulk", "beat"])
     def test_a_part_that_is_killed_comes_back(self, running: Up, name: str) -> None:
         before, said = running.parts(), len(running.read())
         os.kill(before[name], signal.SIGKILL)
@@ -395,7 +395,7 @@ class TestEnds:
     def test_killed_outright_it_leaves_nobody_and_the_next_start_works_at_once(self) -> None:
         with folder() as data, Up(data) as first:
             first.wait_ready()
-            assert eventually(lambda: len(children(first.parts()["worker"])) == 2)
+            assert eventually(lambda: len(children(first.parts()["worker_money"])) == 2)
             os.kill(first.supervisor, signal.SIGKILL)
             assert first.wait_end() == -signal.SIGKILL
             with Up(data, port=first.port) as second:
@@ -487,7 +487,7 @@ class TestOwnServers:
             with Up(data, settings=settings) as up:
                 up.wait_ready()
                 assert up.lines == [PAYMENTS_OFF, f"READY {up.base_url}"]
-                assert set(up.parts()) == {"web", "worker", "beat"}
+                assert set(up.parts()) == {"web", "worker_money", "worker_bulk", "beat"}
                 assert up.ready()
                 assert not {"postgres", "valkey", "demo.json", "secret_key"} & {path.name for path in data.iterdir()}
                 with psycopg.connect(database.url()) as raw:
@@ -655,7 +655,7 @@ def test_an_ordinary_user_runs_it_all_too() -> None:
     with folder(owner=NOBODY) as data, Up(data, user=as_user()) as up:
         up.wait_ready()
         assert {Path(f"/proc/{pid}").stat().st_uid for pid in family(up.supervisor)} == {NOBODY}
-        assert set(up.parts()) == {"postgres", "valkey", "web", "worker", "beat"}
+        assert set(up.parts()) == {"postgres", "valkey", "web", "worker_money", "worker_bulk", "beat"}
         assert up.stop() == 0
         assert inside(data) == {}
 
