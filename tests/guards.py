@@ -1048,3 +1048,6 @@ def _() -> Disabled:
 def _() -> Disabled:
     """What changes tables waits for its locks for two seconds, whatever other statements may wait."""
     return patched("metering.partitions.wait_at_most", lambda milliseconds: None)
+
+
+import tests.guards_webhooks  # noqa: E402, F401
