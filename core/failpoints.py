@@ -59,6 +59,13 @@ NAMES = (
     "archive.before_commit",
     "archive.after_commit",
     "archive.before_drop",
+    # Asking Stripe for money and for refunds, and taking in what it says.
+    "payment.before_call",
+    "payment.after_call",
+    "payment.before_commit",
+    "payment.after_commit",
+    "refund.before_call",
+    "refund.after_call",
     # Folding records into rollups.
     "fold.after_rows",
     "fold.after_commit",

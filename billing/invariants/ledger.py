@@ -21,7 +21,9 @@ _WAYS = """
         ('fee', 'payment_fees', 'stripe_clearing'), ('fee', 'stripe_clearing', 'payment_fees'),
         ('clawback', 'wallet', 'stripe_clearing'), ('clawback', 'wallet', 'disputes'),
         ('dispute', 'wallet', 'disputes'), ('dispute', 'disputes', 'stripe_clearing'),
-        ('dispute', 'stripe_clearing', 'disputes'), ('dispute', 'disputes', 'wallet')) AS way (kind, debit, credit)
+        ('dispute', 'stripe_clearing', 'disputes'), ('dispute', 'disputes', 'wallet'),
+        ('tax', 'receivables', 'stripe_clearing'), ('tax', 'taxes', 'disputes'), ('tax', 'disputes', 'taxes'),
+        ('tax', 'receivables', 'disputes'), ('tax', 'disputes', 'receivables')) AS way (kind, debit, credit)
 """
 
 # billing.ledger.link in SQL: the columns in their order, as text, between unit separators.
