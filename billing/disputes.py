@@ -82,7 +82,7 @@ class _Posting:
     @property
     def _net(self) -> Decimal:
         """The part of what is disputed that is credit, and not tax."""
-        return self.row.amount_usd - self.row.tax_usd
+        return Decimal(self.row.amount_usd - self.row.tax_usd)
 
     def _move(self, kind: TransferKind, debit: Account, credit: Account, usd: Decimal, at: str, **more: Any) -> None:
         self.moves.append(
@@ -110,7 +110,7 @@ class _Posting:
             self._move(TransferKind.DISPUTE, Account.WALLET, Account.DISPUTES, row.frozen_usd, "frozen", claw=grant.pk)
 
     def move_at_stripe(self, one: DisputeFacts) -> None:
-        """What Stripe took and gave back, and what it kept for its trouble. The list only grows: a shorter one is old."""
+        """What Stripe took, gave back and kept for its trouble. Its list only grows: a shorter one is old."""
         row = self.row
         if one.moves <= row.moves:
             return

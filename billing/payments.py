@@ -130,7 +130,8 @@ def _begin(payment_id: UUID, customer: str) -> Mapping[str, Any] | None:
     row.attempts += 1
     row.next_look_at = now + DOUBT[min(row.attempts, len(DOUBT)) - 1]
     row.save(update_fields=["state", "called_at", "attempts", "next_look_at", "request", "deadline_at"])
-    return dict(row.request)
+    asked: dict[str, Any] = row.request
+    return asked
 
 
 def is_forgotten(row: Payment, now: datetime) -> bool:

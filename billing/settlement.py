@@ -16,7 +16,7 @@ from django.db import transaction
 
 from billing import disputes, grants, ledger, payments, refunds, topups
 from billing.ledger import Move
-from billing.models import Account, Grant, Payment, TransferKind
+from billing.models import Account, Grant, Payment, TopUp, TransferKind
 from billing.payments import Method, Purpose, State
 from billing.processor import client, customers, facts
 from billing.processor.client import Client, Declined, Failure, InDoubt, Object, Refused
@@ -341,7 +341,7 @@ def recharge() -> str:
 @transaction.atomic(durable=True)
 def _open_recharge_payment(topup_id: UUID) -> UUID | None:
     """Mean the payment of a top-up that a wallet asked for; ``None`` if it has one, or there is no card."""
-    row = topups.TopUp.objects.get(pk=topup_id)
+    row = TopUp.objects.get(pk=topup_id)
     ledger.lock([row.organization_id])
     row.refresh_from_db()
     if row.state != topups.State.PENDING or payments.of_subject(Purpose.TOPUP, topup_id) is not None:
@@ -354,4 +354,4 @@ def _open_recharge_payment(topup_id: UUID) -> UUID | None:
         organization_id=row.organization_id, purpose=Purpose.TOPUP, subject_id=topup_id,
         amount_usd=row.amount_usd + row.tax_usd, tax_usd=row.tax_usd, method=Method.CARD, card=card, off_session=True,
     )  # fmt: skip
-    return made.pk
+    return UUID(str(made.pk))
