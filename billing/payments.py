@@ -109,7 +109,8 @@ def begin(payment_id: UUID, *, customer: str) -> Mapping[str, Any] | None:
 
     Made again under the same key after a pause, as long as Stripe is sure to remember the key.
     """
-    return retry(lambda: _begin(payment_id, customer))
+    asked: Mapping[str, Any] | None = retry(lambda: _begin(payment_id, customer))
+    return asked
 
 
 @transaction.atomic(durable=True)
@@ -130,8 +131,8 @@ def _begin(payment_id: UUID, customer: str) -> Mapping[str, Any] | None:
     row.attempts += 1
     row.next_look_at = now + DOUBT[min(row.attempts, len(DOUBT)) - 1]
     row.save(update_fields=["state", "called_at", "attempts", "next_look_at", "request", "deadline_at"])
-    asked: dict[str, Any] = row.request
-    return asked
+    request: dict[str, Any] = row.request
+    return request
 
 
 def is_forgotten(row: Payment, now: datetime) -> bool:

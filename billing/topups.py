@@ -7,6 +7,7 @@ The money itself is asked for by ``billing.payments``. The only module that writ
 and ``TopUpLimit``.
 """
 
+import logging
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from billing import grants, ledger
+from billing import grants, ledger, taxes
 from billing.ledger import Locked, Move
 from billing.models import Account, Dispute, Grant, Recharge, TopUp, TopUpLimit, TransferKind
 from core import errors, ids, money
@@ -26,6 +27,8 @@ from ops import outbox
 from orgs import audit
 from orgs.audit import Actor
 from orgs.models import Organization
+
+log = logging.getLogger(__name__)
 
 State = TopUp.State
 OPEN = (State.PENDING, State.PROCESSING, State.REQUIRES_ACTION)
@@ -139,9 +142,9 @@ def unpaid() -> list[UUID]:
     return list(rows.values_list("pk", flat=True))
 
 
-def _tax(organization_id: UUID, amount_usd: Decimal) -> Decimal:  # noqa: ARG001
-    """The tax that is due on top of a purchase, in whole cents."""
-    return money.ZERO
+def _tax(organization_id: UUID, amount_usd: Decimal) -> Decimal:
+    """The tax that is due on top of a purchase, in whole cents. Raises ``RateMissing``."""
+    return taxes.on(organization_id=organization_id, amount_usd=amount_usd).amount_usd
 
 
 def _today(organization_id: UUID, now: datetime) -> Decimal:
@@ -199,8 +202,17 @@ def open_due() -> list[UUID]:
     with connection.cursor() as cursor:
         cursor.execute(_LOW)
         low = [row[0] for row in cursor.fetchall()]
-    tried = [retry(lambda owner=organization_id: open_recharge(owner)) for organization_id in low]  # type: ignore[misc]
-    return [made for made in tried if made is not None]
+    opened = []
+    for organization_id in low:
+        try:
+            made = retry(lambda owner=organization_id: open_recharge(owner))  # type: ignore[misc]
+        except taxes.RateMissing as missing:
+            # One organization that cannot be sold to now keeps none of the others waiting.
+            log.warning("organization %s cannot buy by itself: %s", organization_id, missing)
+            continue
+        if made is not None:
+            opened.append(made)
+    return opened
 
 
 @transaction.atomic(durable=True)

@@ -64,6 +64,7 @@ NAMES = (
     "payment.after_call",
     "payment.before_commit",
     "payment.after_commit",
+    "event.before_handling",
     "refund.before_call",
     "refund.after_call",
     # Folding records into rollups.

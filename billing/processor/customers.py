@@ -46,6 +46,13 @@ def find(stripe_id: str) -> StripeCustomer | None:
     return StripeCustomer.objects.filter(stripe_id=stripe_id).first()
 
 
+def owner_of_card(stripe_id: str) -> str:
+    """The customer whose card this is or was; empty if it is no card of ours."""
+    owner = PaymentCard.objects.filter(stripe_id=stripe_id).values_list("organization_id", flat=True).first()
+    row = StripeCustomer.objects.filter(pk=owner).first() if owner else None
+    return row.stripe_id or "" if row else ""
+
+
 def cards(organization_id: UUID) -> Sequence[PaymentCard]:
     """An organization's saved cards, newest first."""
     return list(PaymentCard.objects.filter(organization_id=organization_id, removed_at__isnull=True).order_by("-pk"))
