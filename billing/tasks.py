@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from celery import shared_task
 
-from billing import budgets, grants, holds, releases, rerating, seals, verification
+from billing import budgets, grants, holds, releases, rerating, seals, settlement, verification
+from billing.processor import inbox
 from core import clock
 from ops import jobs
 
@@ -61,3 +62,21 @@ def verify() -> str:
 def seal_ledger() -> str:
     """Seal the last day that is final, if its books are clean, and export the heads."""
     return jobs.run("seal_ledger", verification.seal_due)
+
+
+@shared_task
+def handle_stripe_events() -> str:
+    """Handle the events of Stripe's that wait."""
+    return jobs.run("handle_stripe_events", inbox.sweep)
+
+
+@shared_task
+def look_at_payments() -> str:
+    """Ask Stripe about payments and refunds whose time has come."""
+    return jobs.run("look_at_payments", settlement.sweep)
+
+
+@shared_task
+def recharge() -> str:
+    """Have wallets below their line buy credit with their saved cards."""
+    return jobs.run("recharge", settlement.recharge)

@@ -2,12 +2,18 @@
 
 from django.urls import path
 
-from billing import views
+from billing import payment_views, views
 from billing.metrics import Metrics
 
 urlpatterns = [
     path("v1/wallet", views.Wallet.as_view(), name="wallet"),
     path("v1/wallet/transactions", views.Transactions.as_view(), name="wallet-transactions"),
+    path("v1/wallet/recharge", payment_views.WalletRecharge.as_view(), name="wallet-recharge"),
+    path("v1/topups", payment_views.TopUps.as_view(), name="topups"),
+    path("v1/topups/<str:topup_id>", payment_views.TopUpById.as_view(), name="topup"),
+    path("v1/payment_methods", payment_views.Cards.as_view(), name="payment-methods"),
+    path("v1/payment_methods/<str:payment_method_id>", payment_views.CardById.as_view(), name="payment-method"),
+    path("v1/webhooks/stripe", payment_views.StripeWebhook.as_view(), name="stripe-webhook"),
     path("v1/credits", views.Credits.as_view(), name="credits"),
     path("v1/usage/<str:record_id>/explain", views.Explain.as_view(), name="usage-explanation"),
     path("v1/estimate", views.Estimate.as_view(), name="estimate"),
