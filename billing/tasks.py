@@ -4,7 +4,19 @@ from datetime import timedelta
 
 from celery import shared_task
 
-from billing import budgets, grants, holds, releases, rerating, seals, settlement, verification
+from billing import (
+    budgets,
+    closing,
+    dunning,
+    grants,
+    holds,
+    invoices,
+    releases,
+    rerating,
+    seals,
+    settlement,
+    verification,
+)
 from billing.processor import inbox
 from core import clock
 from ops import jobs
@@ -80,3 +92,27 @@ def look_at_payments() -> str:
 def recharge() -> str:
     """Have wallets below their line buy credit with their saved cards."""
     return jobs.run("recharge", settlement.recharge)
+
+
+@shared_task
+def close_periods() -> str:
+    """Draft the periods that are over."""
+    return jobs.run("close_periods", lambda: closing.told(closing.close_due()))
+
+
+@shared_task
+def finalize_invoices() -> str:
+    """Finalize the drafts whose grace is over."""
+    return jobs.run("finalize_invoices", lambda: closing.told(closing.finalize_due()))
+
+
+@shared_task
+def issue_receipts() -> str:
+    """Issue receipts for top-ups that were paid."""
+    return jobs.run("issue_receipts", lambda: f"issued {invoices.issue_receipts()}")
+
+
+@shared_task
+def dun() -> str:
+    """Take the steps that are due about invoices that are overdue."""
+    return jobs.run("dun", lambda: f"took {dunning.run()} steps")

@@ -74,6 +74,21 @@ NAMES = (
     "job.after_claim",
     "job.after_work",
     "wake.before_send",
+    # Closing periods: drafting a chunk of them, finalizing each.
+    "close.after_snapshot",
+    "close.after_documents",
+    "close.before_commit",
+    "close.after_commit",
+    "finalize.after_snapshot",
+    "finalize.after_draft",
+    "finalize.before_commit",
+    # Issuing a document, and what happens to it afterwards.
+    "issue.after_ledger",
+    "issue.after_number",
+    "receive.after_ledger",
+    "drop.after_ledger",
+    "credit.after_ledger",
+    "receipt.before_commit",
 )
 
 # What a shell says of a process that was killed by SIGKILL.

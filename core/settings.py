@@ -228,6 +228,11 @@ CACHE_SECONDS = env.integer("CACHE_SECONDS", 30, low=1, high=300)
 CACHE_POLL_MS = env.integer("CACHE_POLL_MS", 500, low=0, high=10_000)
 # Finance moves more than this only when a second person agrees; likewise a price, by percent.
 MONEY_APPROVAL_USD = env.integer("MONEY_APPROVAL_USD", 500, low=0, high=1_000_000_000)
+# A draft waits so long after its period's end for people to look at it. An invoice above the bound, or more than
+# three times what the organization used before and above the floor, waits until one has.
+INVOICE_GRACE_HOURS = env.integer("INVOICE_GRACE_HOURS", 24, low=0, high=24 * 27)
+INVOICE_BOUND_USD = env.integer("INVOICE_BOUND_USD", 100_000, low=0, high=1_000_000_000)
+INVOICE_JUMP_FLOOR_USD = env.integer("INVOICE_JUMP_FLOOR_USD", 1000, low=0, high=1_000_000_000)
 PRICE_APPROVAL_PERCENT = env.integer("PRICE_APPROVAL_PERCENT", 10, low=0, high=1000)
 # The cap that a hold assumes and answers where a request names none (contract 17).
 OUTPUT_TOKENS_DEFAULT = env.integer("OUTPUT_TOKENS_DEFAULT", 4096, low=1, high=1_000_000)

@@ -18,6 +18,7 @@ _WAYS = """
         ('invoice', 'bank', 'wallet'), ('refund', 'wallet', 'bank'), ('tax', 'stripe_clearing', 'taxes'),
         ('tax', 'taxes', 'stripe_clearing'), ('tax', 'receivables', 'taxes'), ('tax', 'taxes', 'receivables'),
         ('tax', 'stripe_clearing', 'receivables'), ('tax', 'bank', 'receivables'),
+        ('tax', 'taxes', 'adjustments'),
         ('fee', 'payment_fees', 'stripe_clearing'), ('fee', 'stripe_clearing', 'payment_fees'),
         ('clawback', 'wallet', 'stripe_clearing'), ('clawback', 'wallet', 'disputes'),
         ('dispute', 'wallet', 'disputes'), ('dispute', 'disputes', 'stripe_clearing'),
