@@ -452,7 +452,7 @@ def _large(profile: BillingProfile, total: Decimal, trailing: Decimal | None) ->
     doubts = []
     if total > bound:
         doubts.append(f"{money.plain(total)} USD is above the bound of {money.plain(Decimal(bound))}")
-    if trailing is not None and total > max(JUMP * trailing, settings.INVOICE_JUMP_FLOOR_USD):
+    if trailing is not None and total > max(JUMP * trailing, Decimal(settings.INVOICE_JUMP_FLOOR_USD)):
         mean = money.plain(rounding.to_cents(trailing))
         doubts.append(f"{money.plain(total)} USD is more than {JUMP} times the mean before of {mean}")
     return tuple(doubts)

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 from django.db import connection, transaction
 
-from billing.invariants import grants, holds, ledger, rows, server, usage
+from billing.invariants import grants, holds, invoices, ledger, rows, server, usage
 from billing.invariants.checks import EVERYTHING, SAMPLES_MAX, Check, Finding, Probe, Scope, Terms, run, terms_of
 
 __all__ = ["CHECKS", "EVERYTHING", "SAMPLES_MAX", "Check", "Finding", "Probe", "Scope", "check", "each", "snapshot"]
 
 CHECKS: Sequence[Check | Probe] = tuple(
     sorted(
-        (*ledger.CHECKS, *grants.CHECKS, *holds.CHECKS, *usage.CHECKS, *rows.CHECKS, *server.CHECKS),
+        (*ledger.CHECKS, *grants.CHECKS, *holds.CHECKS, *usage.CHECKS, *invoices.CHECKS, *rows.CHECKS, *server.CHECKS),
         key=lambda one: (one.name[0] != "V", one.name),
     )
 )

@@ -13,6 +13,9 @@ SIGNED = {
     ("grant_use", "amount_usd"), ("budget", "spent"), ("budget_spend", "amount"), ("rerating_share", "before_usd"),
     ("archived_sum", "cost_usd"),
     ("rerating_share", "after_usd"),
+    ("billing_period", "charged_usd"), ("billing_period", "closing_usd"), ("billing_period", "carried_usd"),
+    ("invoice", "exact_usd"), ("invoice", "subtotal_usd"), ("invoice", "total_usd"), ("invoice", "opening_usd"),
+    ("invoice", "closing_usd"), ("invoice_line", "exact_usd"), ("invoice_line", "amount_usd"),
 }  # fmt: skip
 # The parts of a scope that tables with time-ordered ids have; the others are read whole.
 _PARTS = {"usage_record": "$records", "request_log": "$logs", "grant_use": "$uses", "hold": "$holds",

@@ -6,6 +6,9 @@ import pytest
 
 from billing.invariants import server
 from tests.billing import corruption
+from tests.billing.months import calendar
+
+__all__ = ["calendar"]
 
 
 @pytest.fixture(autouse=True)
