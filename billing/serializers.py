@@ -1,14 +1,16 @@
 """How billing's nouns look on the wire. Each ``show_`` function gives what its serializer declares."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
-from billing import holds
+from billing import holds, issued
+from billing.documents.document import Party
 from billing.explain import CHARGED_BEFORE, CORRECTED_BEFORE, UNDONE, Authorization, Explanation, Part, arithmetic
 from billing.grants import Credit
-from billing.models import Account, Hold, Transfer
+from billing.models import Account, Hold, Invoice, InvoiceLine, InvoiceSettlement, Transfer
 from billing.quotes import Asked, Quote
 from billing.wallets import State
 from core import clock, ids, money, wire
@@ -51,6 +53,109 @@ class TransactionPageSerializer(serializers.Serializer[Any]):
 
     object = serializers.ChoiceField(["list"])
     data = TransactionSerializer(many=True)  # type: ignore[assignment]
+    first_id = serializers.CharField(allow_null=True)
+    last_id = serializers.CharField(allow_null=True)
+    has_more = serializers.BooleanField()
+
+
+class PartySerializer(serializers.Serializer[Any]):
+    """A seller or a buyer, as known when the document was issued."""
+
+    name = serializers.CharField()
+    address = serializers.CharField()
+    country = serializers.CharField(help_text="ISO 3166; empty where unknown")
+    vat_id = serializers.CharField()
+    email = serializers.CharField()
+
+
+class InvoiceSerializer(serializers.Serializer[Any]):
+    """A document in a list: invoice, statement, receipt or credit note. All but exact amounts are in cents."""
+
+    id = serializers.CharField()
+    object = serializers.ChoiceField(["invoice"])
+    kind = serializers.ChoiceField(["invoice", "statement", "receipt", "credit_note"])
+    number = serializers.CharField(allow_null=True, help_text="Null for a statement")
+    status = serializers.ChoiceField(["issued", "open", "paid", "void", "uncollectible"])
+    currency = serializers.ChoiceField(["usd"])
+    created_at = serializers.IntegerField(help_text="When it was issued")
+    due_at = serializers.IntegerField(allow_null=True, help_text="The end of the last day on which it may be paid")
+    settled_at = serializers.IntegerField(allow_null=True)
+    period_start = serializers.IntegerField(allow_null=True)
+    period_end = serializers.IntegerField(allow_null=True, help_text="Exclusive")
+    time_zone = serializers.CharField(help_text="In which its days are counted")
+    exact_usd = UsdNumber(help_text="The sum of the lines before rounding")
+    carried_usd = UsdNumber(help_text="Carried to the next document: exact_usd less subtotal_usd")
+    subtotal_usd = UsdNumber()
+    tax_usd = UsdNumber()
+    total_usd = UsdNumber()
+    amount_paid_usd = UsdNumber()
+    amount_due_usd = UsdNumber()
+    opening_balance_usd = UsdNumber(allow_null=True, help_text="Of a statement")
+    closing_balance_usd = UsdNumber(allow_null=True, help_text="Of a statement")
+    corrects = serializers.CharField(allow_null=True, help_text="Of a credit note: the invoice")
+    pdf_path = serializers.CharField()
+
+
+class InvoiceLineSerializer(serializers.Serializer[Any]):
+    """A line of a document; below zero it takes off."""
+
+    id = serializers.CharField()
+    kind = serializers.ChoiceField([kind.value for kind in InvoiceLine.Kind])
+    text = serializers.CharField()
+    detail = serializers.CharField()
+    model = serializers.CharField(allow_null=True)
+    service_tier = serializers.CharField(allow_null=True)
+    batch = serializers.BooleanField(allow_null=True)
+    api_key_id = serializers.CharField(allow_null=True)
+    project_id = serializers.CharField(allow_null=True)
+    requests = serializers.IntegerField(allow_null=True)
+    input_tokens = serializers.IntegerField(allow_null=True)
+    cached_input_tokens = serializers.IntegerField(allow_null=True)
+    output_tokens = serializers.IntegerField(allow_null=True)
+    exact_usd = UsdNumber()
+    amount_usd = UsdNumber(help_text="In cents, so that the lines add up to the subtotal")
+    usage_query = serializers.CharField(
+        allow_null=True, help_text="Query of GET /v1/usage that lists the records; null where the line is of no usage"
+    )
+
+
+class InvoiceTaxSerializer(serializers.Serializer[Any]):
+    """The tax on the subtotal."""
+
+    name = serializers.CharField()
+    percent = UsdNumber()
+    amount_usd = UsdNumber()
+    treatment = serializers.CharField(help_text="Such as domestic, eu_reverse_charge, eu_destination or outside")
+
+
+class InvoiceSettlementSerializer(serializers.Serializer[Any]):
+    """What made the open amount smaller."""
+
+    id = serializers.CharField()
+    kind = serializers.ChoiceField([kind.value for kind in InvoiceSettlement.Kind])
+    text = serializers.CharField()
+    amount_usd = UsdNumber()
+    tax_usd = UsdNumber(help_text="The part of it that was tax")
+    created_at = serializers.IntegerField()
+
+
+class InvoiceDetailSerializer(InvoiceSerializer):
+    """A document with all that it says."""
+
+    seller = PartySerializer()
+    buyer = PartySerializer()
+    reason = serializers.CharField(help_text="Of a credit note")
+    tax = InvoiceTaxSerializer(allow_null=True)
+    lines = InvoiceLineSerializer(many=True)
+    settlements = InvoiceSettlementSerializer(many=True)
+    credit_notes = serializers.ListField(child=serializers.CharField(), help_text="Ids of those that correct it")
+
+
+class InvoicePageSerializer(serializers.Serializer[Any]):
+    """A page of documents."""
+
+    object = serializers.ChoiceField(["list"])
+    data = InvoiceSerializer(many=True)  # type: ignore[assignment]
     first_id = serializers.CharField(allow_null=True)
     last_id = serializers.CharField(allow_null=True)
     has_more = serializers.BooleanField()
@@ -396,6 +501,103 @@ def show_transaction(transfer: Transfer) -> dict[str, Any]:
         "balance_after_usd": wire.number(transfer.balance_after_usd),
         "reason": transfer.reason,
         "created_at": clock.to_unix(transfer.created_at),
+    }
+
+
+def show_invoice(invoice: Invoice) -> dict[str, Any]:
+    """A document in a list."""
+
+    def seconds(at: datetime | None) -> int | None:
+        return None if at is None else clock.to_unix(at)
+
+    def dollars(amount: Decimal | None) -> Any:
+        return None if amount is None else wire.number(amount)
+
+    shown = ids.show("inv", invoice.pk)
+    return {
+        "id": shown,
+        "object": "invoice",
+        "kind": invoice.kind,
+        "number": invoice.number,
+        "status": invoice.state,
+        "currency": "usd",
+        "created_at": seconds(invoice.issued_at),
+        "due_at": seconds(invoice.due_at),
+        "settled_at": seconds(invoice.settled_at),
+        "period_start": seconds(invoice.starts_at),
+        "period_end": seconds(invoice.ends_at),
+        "time_zone": invoice.zone,
+        "exact_usd": dollars(invoice.exact_usd),
+        "carried_usd": dollars(invoice.exact_usd - invoice.subtotal_usd),
+        "subtotal_usd": dollars(invoice.subtotal_usd),
+        "tax_usd": dollars(invoice.tax_usd),
+        "total_usd": dollars(invoice.total_usd),
+        "amount_paid_usd": dollars(invoice.paid_usd),
+        "amount_due_usd": dollars(invoice.open_usd),
+        "opening_balance_usd": dollars(invoice.opening_usd),
+        "closing_balance_usd": dollars(invoice.closing_usd),
+        "corrects": None if invoice.corrects_id is None else ids.show("inv", invoice.corrects_id),
+        "pdf_path": f"/v1/invoices/{shown}/pdf",
+    }
+
+
+def show_invoice_detail(invoice: Invoice) -> dict[str, Any]:
+    """A document with all that it says."""
+    printed, rows = issued.document(invoice), issued.lines(invoice)
+    return {
+        **show_invoice(invoice),
+        "seller": _show_party(printed.seller),
+        "buyer": _show_party(printed.buyer),
+        "reason": invoice.reason,
+        "tax": None
+        if not invoice.tax_treatment
+        else {
+            "name": invoice.tax_name,
+            "percent": wire.number(invoice.tax_percent),
+            "amount_usd": wire.number(invoice.tax_usd),
+            "treatment": invoice.tax_treatment,
+        },
+        "lines": [
+            _show_line(invoice, row, line.text, line.detail) for row, line in zip(rows, printed.lines, strict=True)
+        ],
+        "settlements": [
+            {
+                "id": ids.show("set", row.pk),
+                "kind": row.kind,
+                "text": issued.told(row),
+                "amount_usd": wire.number(row.amount_usd),
+                "tax_usd": wire.number(row.tax_usd),
+                "created_at": clock.to_unix(row.at),
+            }
+            for row in issued.settlements(invoice)
+        ],
+        "credit_notes": [ids.show("inv", note.pk) for note in issued.credit_notes(invoice)],
+    }
+
+
+def _show_party(party: Party) -> dict[str, str]:
+    return {name: getattr(party, name) for name in ("name", "address", "country", "vat_id", "email")}
+
+
+def _show_line(invoice: Invoice, row: InvoiceLine, text: str, detail: str) -> dict[str, Any]:
+    """A line, and where its records are."""
+    return {
+        "id": ids.show("line", row.pk),
+        "kind": row.kind,
+        "text": text,
+        "detail": detail,
+        "model": row.model,
+        "service_tier": row.service_tier,
+        "batch": row.batch,
+        "api_key_id": None if row.api_key_id is None else ids.show("key", row.api_key_id),
+        "project_id": None if row.project_id is None else ids.show("proj", row.project_id),
+        "requests": row.requests,
+        "input_tokens": row.input_tokens,
+        "cached_input_tokens": row.cached_input_tokens,
+        "output_tokens": row.output_tokens,
+        "exact_usd": wire.number(row.exact_usd),
+        "amount_usd": wire.number(row.amount_usd),
+        "usage_query": issued.usage_query(invoice, row),
     }
 
 

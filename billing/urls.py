@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing import payment_views, views
+from billing import invoice_views, views
 from billing.metrics import Metrics
 
 urlpatterns = [
@@ -16,6 +17,9 @@ urlpatterns = [
     path("v1/webhooks/stripe", payment_views.StripeWebhook.as_view(), name="stripe-webhook"),
     path("v1/credits", views.Credits.as_view(), name="credits"),
     path("v1/usage/<str:record_id>/explain", views.Explain.as_view(), name="usage-explanation"),
+    path("v1/invoices", invoice_views.Invoices.as_view(), name="invoices"),
+    path("v1/invoices/<str:invoice_id>", invoice_views.InvoiceDetail.as_view(), name="invoice"),
+    path("v1/invoices/<str:invoice_id>/pdf", invoice_views.InvoicePdf.as_view(), name="invoice-pdf"),
     path("v1/estimate", views.Estimate.as_view(), name="estimate"),
     path("v1/key", views.Key.as_view(), name="key"),
     path("metrics", Metrics.as_view(), name="metrics"),

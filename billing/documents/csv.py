@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from billing.documents.document import Document, Line
+from billing.documents.document import Document, Line, taxed
 from core import money
 
 COLUMNS = ("number", "kind", "line", "text", "detail", "quantity", "unit", "exact_usd", "amount_usd")
@@ -17,8 +17,17 @@ def rows(document: Document) -> Iterator[tuple[object, ...]]:
     for place, line in enumerate(document.lines, start=1):
         yield name, document.kind.value, place, *_cells(line)
     for tax in document.taxes:
-        told = f"{tax.name} {money.plain(tax.percent)} % of {money.plain(tax.base_usd)}"
-        yield name, document.kind.value, "tax", told, "", None, "", money.plain(tax.amount_usd), f"{tax.amount_usd:.2f}"
+        yield (
+            name,
+            document.kind.value,
+            "tax",
+            taxed(tax),
+            "",
+            None,
+            "",
+            money.plain(tax.amount_usd),
+            f"{tax.amount_usd:.2f}",
+        )
     total = document.exact_usd + sum((tax.amount_usd for tax in document.taxes), money.ZERO)
     yield name, document.kind.value, "total", "", "", None, "", money.plain(total), f"{document.total_usd:.2f}"
 

@@ -5,15 +5,14 @@ Amounts are US dollars. ``amount_usd`` of a line is in cents, ``exact_usd`` is w
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from billing import rounding
 from core import money
 
 MINUS = "\N{MINUS SIGN}"
-CENT = Decimal("0.01")
-_EXACT = Context(prec=60)
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
@@ -66,10 +65,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tax:
-    """A tax. ``amount_usd`` is ``percent`` of ``base_usd`` to within a cent: parts of a tax round apart."""
+    """A tax. ``amount_usd`` is ``percent`` of ``base_usd`` to within a cent: parts of a tax round apart.
+
+    No ``percent``: it was worked out elsewhere.
+    """
 
     name: str
-    percent: Decimal
+    percent: Decimal | None
     base_usd: Decimal
     amount_usd: Decimal
 
@@ -130,6 +132,11 @@ class Document:
         return self.exact_usd - self.subtotal_usd
 
     @property
+    def credited_usd(self) -> Decimal:
+        """Of an invoice's total, what was neither paid nor is still open: credited, voided or given up."""
+        return self.total_usd - self.paid_usd - self.open_usd
+
+    @property
     def title(self) -> str:
         """``Invoice TB-2026-000001``."""
         return f"{TITLES[self.kind]} {self.number or self.reference}"
@@ -144,7 +151,7 @@ def check(document: Document) -> None:
     _same(lines, document.subtotal_usd, "the lines and the subtotal")
     _same(document.subtotal_usd + taxes, document.total_usd, "the subtotal with tax and the total")
     for tax in document.taxes:
-        if abs(tax.base_usd * tax.percent.scaleb(-2) - tax.amount_usd) >= CENT:
+        if tax.percent is not None and abs(tax.base_usd * tax.percent.scaleb(-2) - tax.amount_usd) >= rounding.CENT:
             raise Contradiction(f"{tax.amount_usd} is not {tax.percent} percent of {tax.base_usd}")
     if document.opening_usd is not None and document.closing_usd is not None:
         _same(document.opening_usd + lines, document.closing_usd, "the opening balance with the lines and the closing")
@@ -153,17 +160,13 @@ def check(document: Document) -> None:
 
 
 def _in_cents(amount: Decimal, what: str) -> None:
-    if amount != _rounded(amount):
+    if amount != rounding.to_cents(amount):
         raise Contradiction(f"{what}: {amount} is not in cents")
 
 
 def _same(one: Decimal, other: Decimal, what: str) -> None:
     if one != other:
         raise Contradiction(f"{what} differ: {one} and {other}")
-
-
-def _rounded(amount: Decimal) -> Decimal:
-    return amount.quantize(CENT, rounding=ROUND_HALF_EVEN, context=_EXACT)
 
 
 def cents(amount: Decimal) -> str:
@@ -187,9 +190,10 @@ def count(number: int) -> str:
     return f"{MINUS}{text}" if number < 0 else text
 
 
-def percent(rate: Decimal) -> str:
-    """``19 %``, ``8.1 %``."""
-    return f"{money.plain(rate)} %"
+def taxed(tax: Tax) -> str:
+    """A tax in words: ``VAT 19 % of 1,000.00``."""
+    rate = "" if tax.percent is None else f" {money.plain(tax.percent)} %"
+    return f"{tax.name}{rate} of {cents(tax.base_usd)}"
 
 
 def day(at: datetime, zone: str) -> str:

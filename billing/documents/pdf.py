@@ -30,8 +30,8 @@ from billing.documents.document import (
     day,
     exact,
     last_day,
-    percent,
     period,
+    taxed,
 )
 
 FONTS = Path(__file__).parent / "fonts"
@@ -219,7 +219,7 @@ def _head(sheet: _Sheet, document: Document) -> None:
         sheet.down(_LARGE)
         sheet.text(_LEFT, said, size=_LARGE, bold=True, most=_RIGHT - _LEFT)
         sheet.down(12)
-    if document.reason:
+    if document.reason and all(line.text != document.reason for line in document.lines):
         sheet.paragraph(document.reason)
         sheet.down(6)
 
@@ -247,7 +247,10 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     if document.issued_at is not None:
         found.append(("Date", day(document.issued_at, document.zone)))
     if document.starts_at is not None and document.ends_at is not None:
-        found.append(("Period", period(document.starts_at, document.ends_at, document.zone)))
+        if document.starts_at < document.ends_at:
+            found.append(("Period", period(document.starts_at, document.ends_at, document.zone)))
+        else:
+            found.append(("Paid", day(document.starts_at, document.zone)))
     if document.due_at is not None:
         found.append(("Due", last_day(document.due_at, document.zone)))
     return [*found, ("Time zone", document.zone), ("Currency", "US dollar")]
@@ -367,10 +370,13 @@ def _sums(document: Document) -> list[tuple[str, str, bool]]:
         return found
     found = [("Subtotal", cents(document.subtotal_usd), False)]
     for tax in document.taxes:
-        found.append((f"{tax.name} {percent(tax.percent)} of {cents(tax.base_usd)}", cents(tax.amount_usd), False))
+        found.append((taxed(tax), cents(tax.amount_usd), False))
     found.append(("Total USD", cents(document.total_usd), True))
     if document.kind == Kind.INVOICE and document.paid_usd:
         found.append(("Paid", cents(-document.paid_usd), False))
+    if document.kind == Kind.INVOICE and document.state != "draft" and document.credited_usd:
+        label = {"void": "Void", "uncollectible": "Given up"}.get(document.state, "Credited")
+        found.append((label, cents(-document.credited_usd), False))
     if document.kind == Kind.INVOICE and document.state != "draft":
         found.append(("Amount due USD", cents(document.open_usd), True))
     return found

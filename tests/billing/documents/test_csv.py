@@ -12,7 +12,7 @@ def test_an_invoices_rows_are_its_lines_its_tax_and_its_total() -> None:
          "requests", "700.003621", "700.00"),
         ("TB-2026-000001", "invoice", 2, "gpt-4o", "gpt-4o, batch, key “Production”", 1, "requests", "300.0007",
          "300.00"),
-        ("TB-2026-000001", "invoice", "tax", "VAT 19 % of 1000", "", None, "", "190", "190.00"),
+        ("TB-2026-000001", "invoice", "tax", "VAT 19 % of 1,000.00", "", None, "", "190", "190.00"),
         ("TB-2026-000001", "invoice", "total", "", "", None, "", "1190.004321", "1190.00"),
     ]  # fmt: skip
 

@@ -73,7 +73,16 @@ def test_exact_amounts_are_printed_to_the_last_digit(amount: str, printed: str) 
 def test_counts_and_rates_are_printed_as_people_write_them() -> None:
     assert document.count(1234567) == "1,234,567"
     assert document.count(-1000) == "−1,000"
-    assert (document.percent(D("19.000")), document.percent(D("8.1"))) == ("19 %", "8.1 %")
+    vat = samples.invoice().taxes[0]
+    assert document.taxed(vat) == "VAT 19 % of 1,000.00"
+    assert document.taxed(replace(vat, percent=D("8.1"), name="MWST")) == "MWST 8.1 % of 1,000.00"
+    assert document.taxed(replace(vat, percent=None)) == "VAT of 1,000.00"
+
+
+def test_what_is_neither_paid_nor_open_was_credited() -> None:
+    # 1190.00 asked for, 400.00 paid, 600.00 open.
+    assert replace(samples.invoice(), paid_usd=D("400.00"), open_usd=D("600.00")).credited_usd == D("190.00")
+    assert samples.reverse_charge().credited_usd == 0
 
 
 @pytest.mark.parametrize(

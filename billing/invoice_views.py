@@ -1,0 +1,173 @@
+"""Doors to documents: invoices, statements, receipts and credit notes."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from django.http import HttpResponse, HttpResponseBase
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from billing import issued
+from billing.documents import csv
+from billing.issued import Wanted
+from billing.models import Invoice
+from billing.serializers import (
+    InvoiceDetailSerializer,
+    InvoicePageSerializer,
+    show_invoice,
+    show_invoice_detail,
+)
+from core import errors, ids, lists, money
+from core.http import JsonRenderer
+from core.openapi import failures
+from metering.views import PAGING
+from orgs import permissions
+from orgs.authentication import principal_of
+
+INVOICE_ID = OpenApiParameter("invoice_id", str, OpenApiParameter.PATH, description="The id of a document, inv_…")
+COLUMNS = (
+    "id", "number", "kind", "status", "created_at", "due_at", "period_start", "period_end", "time_zone",
+    "subtotal_usd", "tax_usd", "total_usd", "amount_paid_usd", "amount_due_usd",
+)  # fmt: skip
+_CSV_CHUNK = 500
+# The year 9999, the last one that a date can hold.
+_LAST_SECOND = 253_402_300_799
+
+
+def _query(name: str, description: str, schema: dict[str, object]) -> OpenApiParameter:
+    return OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=description)
+
+
+def _owner(request: Request) -> UUID:
+    """The organization whose documents a caller reads."""
+    organization_id = principal_of(request).organization_id
+    assert organization_id is not None
+    return organization_id
+
+
+def _chosen(request: Request, name: str, choices: tuple[str, ...]) -> str | None:
+    """A query parameter's word, none where it is absent or empty. Raises ``OutOfRange``."""
+    word = request.query_params.get(name) or None
+    if word is not None and word not in choices:
+        raise errors.OutOfRange(f"{name} is one of {', '.join(choices)}.", param=name)
+    return word
+
+
+def _wanted(request: Request) -> Wanted:
+    """What a query asks for. Raises ``InvalidType`` or ``OutOfRange``."""
+    start, end = (
+        lists.instant(request.query_params.get(name), param=name, most=_LAST_SECOND)
+        for name in ("start_time", "end_time")
+    )
+    return Wanted(_chosen(request, "kind", issued.KINDS), _chosen(request, "status", issued.STATES), start, end)
+
+
+class Invoices(APIView):
+    """``GET /v1/invoices``."""
+
+    needs = permissions.BILLING_READ
+    renderer_classes = [JsonRenderer, lists.CsvRenderer]
+
+    @extend_schema(
+        operation_id="list_invoices",
+        summary="Invoices, statements, receipts and credit notes, the one issued last first",
+        parameters=[
+            *PAGING,
+            _query("kind", "What it is", {"type": "string", "enum": [*issued.KINDS]}),
+            _query("status", "How far it is paid", {"type": "string", "enum": [*issued.STATES]}),
+            _query("start_time", "Unix seconds, inclusive, by created_at", {"type": "integer", "minimum": 0}),
+            _query("end_time", "Unix seconds, exclusive, by created_at", {"type": "integer", "minimum": 0}),
+        ],
+        responses={(200, "application/json"): InvoicePageSerializer, (200, "text/csv"): str, **failures(400, 422)},
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        """A page of documents; CSV of all that match with ``Accept: text/csv``."""
+        owner, wanted = _owner(request), _wanted(request)
+        limit, after = lists.limit(request), lists.after(request)
+        whole = lists.wants_csv(request) and "limit" not in request.query_params
+        page = issued.page(owner, wanted=wanted, limit=_CSV_CHUNK if whole else limit, after=after)
+
+        def rows() -> Iterator[Invoice]:
+            current = page
+            yield from current.invoices
+            while whole and current.has_more:
+                last = ids.show("inv", current.invoices[-1].pk)
+                current = issued.page(owner, wanted=wanted, limit=_CSV_CHUNK, after=last)
+                yield from current.invoices
+
+        if lists.wants_csv(request):
+            return lists.csv_answer("invoices", COLUMNS, (_csv_row(invoice) for invoice in rows()))
+        return Response(lists.page([show_invoice(invoice) for invoice in page.invoices], has_more=page.has_more))
+
+
+def _csv_row(invoice: Invoice) -> tuple[object, ...]:
+    """The cells of ``COLUMNS``; times in RFC 3339, UTC."""
+    times = (invoice.issued_at, invoice.due_at, invoice.starts_at, invoice.ends_at)
+    amounts = (invoice.subtotal_usd, invoice.tax_usd, invoice.total_usd, invoice.paid_usd, invoice.open_usd)
+    return (
+        ids.show("inv", invoice.pk), invoice.number, invoice.kind, invoice.state,
+        *(None if at is None else at.isoformat() for at in times), invoice.zone, *map(money.plain, amounts),
+    )  # fmt: skip
+
+
+class InvoiceDetail(APIView):
+    """``GET /v1/invoices/{id}``."""
+
+    needs = permissions.BILLING_READ
+    renderer_classes = [JsonRenderer, lists.CsvRenderer]
+
+    @extend_schema(
+        operation_id="get_invoice",
+        summary="A document with its lines; as CSV its lines, tax and total",
+        parameters=[INVOICE_ID],
+        responses={
+            (200, "application/json"): InvoiceDetailSerializer,
+            (200, "text/csv"): str,
+            **failures(404),
+        },
+    )
+    def get(self, request: Request, invoice_id: str) -> HttpResponseBase:
+        """What the document says, and where each line's records are."""
+        invoice = issued.find(_owner(request), invoice_id)
+        if lists.wants_csv(request):
+            return lists.csv_answer(file_name(invoice), csv.COLUMNS, csv.rows(issued.document(invoice)))
+        return Response(show_invoice_detail(invoice))
+
+
+class PdfRenderer(BaseRenderer):
+    """Lets a view be asked for ``application/pdf``; the view draws it itself."""
+
+    media_type = "application/pdf"
+    format = "pdf"
+
+    def render(self, data: object, accepted_media_type: object = None, renderer_context: object = None) -> bytes:
+        """Never reached: errors are rendered as JSON, documents are drawn."""
+        raise AssertionError("a document is drawn by its view")
+
+
+class InvoicePdf(APIView):
+    """``GET /v1/invoices/{id}/pdf``."""
+
+    needs = permissions.BILLING_READ
+    renderer_classes = [PdfRenderer]
+
+    @extend_schema(
+        operation_id="get_invoice_pdf",
+        summary="A document as PDF",
+        parameters=[INVOICE_ID],
+        responses={(200, "application/pdf"): {"type": "string", "format": "binary"}, **failures(404)},
+    )
+    def get(self, request: Request, invoice_id: str) -> HttpResponse:
+        """The document as it is printed."""
+        invoice = issued.find(_owner(request), invoice_id)
+        answer = HttpResponse(issued.printed(invoice), content_type="application/pdf")
+        answer["Content-Disposition"] = f'attachment; filename="{file_name(invoice)}.pdf"'
+        return answer
+
+
+def file_name(invoice: Invoice) -> str:
+    """What a download of it is called, without an ending: prefix, year and digits, or its id."""
+    return invoice.number or ids.show("inv", invoice.pk)
