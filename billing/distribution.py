@@ -65,6 +65,7 @@ LOCAL = (
     "invoice_line",
     "invoice_settlement",
     "job_period",
+    "external_id",
     "job_run",
     "legal_entity",
     "member",

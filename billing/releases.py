@@ -59,7 +59,7 @@ def _release_some(after: UUID | None) -> tuple[int, int, UUID] | None:
     for row in rows:
         if row.organization_id is not None:
             row.event.organization = owners[row.organization_id].slug
-    outcomes = attribution.attribute([row.event for row in rows])
+    outcomes = attribution.attribute([row.event for row in rows], reporter=rows[0].reported_by)
     found = {outcome.place: outcome for outcome in outcomes if isinstance(outcome, Attributed)}
     # And as many of them as one transaction may be about: on a sharded database, one organization's.
     first = {item.place for group in charges.together(list(found.values()))[:1] for item in group}

@@ -1,8 +1,10 @@
-"""``POST /v1/events``: who, parse, one verb, render (contract 16)."""
+"""``POST /v1/events`` and ``/v1/events/litellm``: who, parse, one verb, render (contract 16)."""
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -11,10 +13,12 @@ from django.conf import settings
 
 from billing import batches, charges, corrections, wallets
 from core import clock, errors, ids, wire
+from gateway import litellm
 from gateway.compression import Inflating
 from gateway.groups import GROUP_LOCK_MS
-from metering import attribution, events, horizon
+from metering import attribution, events, horizon, usage
 from metering.events import Limits, Rejection
+from metering.models import UsageClaim
 from metering.verdicts import Status, Verdict
 from orgs import organizations
 from orgs.principals import ORGANIZATION_HEADER, Principal, may_name
@@ -27,6 +31,8 @@ _STATUS = {
     Status.REJECTED: 422,
     Status.FAILED: 503,
 }
+# Of a LiteLLM call's id, so that more may follow.
+_OWN_ID_MAX = 64
 _EVENT_ID = re.compile(r"[!-~]{1,128}")
 _COUNTED = {
     "created": Status.CREATED,
@@ -130,9 +136,19 @@ def read(raw: bytes, *, media_type: str, reporter: Principal) -> Reading:
     return _read(events.decode(raw, media_type=media_type, limits=_limits()), reporter)
 
 
+def read_litellm(raw: bytes, *, media_type: str, reporter: Principal) -> Reading:
+    """A body of a LiteLLM proxy, read. Raises an ``ApiError`` when it as a whole cannot be taken."""
+    body = litellm.decode(raw, media_type=media_type, limits=_limits(), trusted=reporter.trust_client_header)
+    return _read(body, reporter)
+
+
 def _read(body: events.Body, reporter: Principal) -> Reading:
     outcomes = attribution.attribute(
-        body.items, single=body.single, default_slug=reporter.default_slug, limits=reporter.organizations
+        body.items,
+        single=body.single,
+        default_slug=reporter.default_slug,
+        limits=reporter.organizations,
+        reporter=reporter.key_id,
     )
     return Reading(outcomes, body.single, reporter)
 
@@ -167,8 +183,17 @@ def receive(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
 
     Raises an ``ApiError`` when the body as a whole cannot be taken.
     """
-    reading = read(raw, media_type=media_type, reporter=reporter)
-    return _answers([reading], batches.record(reading.items, reported_by=reporter.key_id))[0]
+    return _receive(read(raw, media_type=media_type, reporter=reporter))
+
+
+def receive_litellm(raw: bytes, *, media_type: str, reporter: Principal) -> Answer:
+    """As ``receive``, of a LiteLLM proxy."""
+    return _receive(read_litellm(raw, media_type=media_type, reporter=reporter))
+
+
+def _receive(reading: Reading) -> Answer:
+    record = partial(batches.record, reported_by=reading.reporter.key_id)
+    return _answers([reading], _tell_apart(reading.items, record(reading.items), record=record))[0]
 
 
 def write(readings: Sequence[Reading]) -> list[Answer]:
@@ -182,7 +207,52 @@ def write(readings: Sequence[Reading]) -> list[Answer]:
     if len(readings) > 1:
         items = [item._replace(place=place) for place, item in enumerate(items)]
     lock_ms = GROUP_LOCK_MS if len(readings) > 1 else None
-    return _answers(readings, charges.record(items, reported_by=readings[0].reporter.key_id, lock_ms=lock_ms))
+    record = partial(charges.record, reported_by=readings[0].reporter.key_id, lock_ms=lock_ms)
+    return _answers(readings, _tell_apart(items, record(items), record=record))
+
+
+def _tell_apart(
+    items: Sequence[charges.Item],
+    given: Sequence[Verdict],
+    *,
+    record: Callable[[Sequence[charges.Item]], Sequence[Verdict]],
+) -> Sequence[Verdict]:
+    """Verdicts in which no call of a LiteLLM proxy is taken for another one.
+
+    There a call keeps its id when it is tried again after a failure, and a client may choose the id:
+    so an id may stand for several calls, and all but the first would be conflicts and never be charged.
+    What began at another time, or succeeded where the first had failed, is another call, and takes an id
+    of its own, the same whenever it is sent.
+    """
+    conflicts = [
+        (place, item)
+        for place, (item, verdict) in enumerate(zip(items, given, strict=True))
+        if verdict.status is Status.CONFLICT
+        and isinstance(item, attribution.Attributed)
+        and item.event.external is not None
+    ]
+    if not conflicts:
+        return given
+    standing = usage.standing([(item.organization_id, item.event.event_id) for _, item in conflicts])
+    others: dict[int, charges.Item] = {}
+    for place, item in conflicts:
+        claim = standing.get((item.organization_id, item.event.event_id))
+        recovered = claim is not None and claim.state == UsageClaim.State.LOGGED and item.event.billed
+        if claim is not None and (recovered or claim.occurred_at != item.event.occurred_at):
+            event = msgspec.structs.replace(item.event, event_id=_other_id(item.event))
+            others[place] = item._replace(place=len(others), event=event)
+    if not others:
+        return given
+    told = dict(zip(others, record(list(others.values())), strict=True))
+    return [told.get(place, verdict) for place, verdict in enumerate(given)]
+
+
+def _other_id(event: events.Event) -> str:
+    """An id for a call whose own stands for another: with when it began and whether it is billed."""
+    own = event.event_id
+    if len(own) > _OWN_ID_MAX:
+        own = hashlib.sha256(own.encode()).hexdigest()
+    return f"{own}~{event.occurred_at:%Y%m%dT%H%M%S.%f}{'' if event.billed else '~failed'}"
 
 
 def _answers(readings: Sequence[Reading], given: Sequence[Verdict]) -> list[Answer]:

@@ -47,6 +47,10 @@ class CloudEventsSerializer(serializers.Serializer[Any]):
     """An array of CloudEvents."""
 
 
+class LiteLLMEventsSerializer(serializers.Serializer[Any]):
+    """A LiteLLM proxy's payloads; described by ``litellm_payload``."""
+
+
 # The request by media type.
 BODIES: dict[str, Any] = {
     "application/json": EventsSerializer,
@@ -54,6 +58,40 @@ BODIES: dict[str, Any] = {
     CLOUDEVENT: CloudEventSerializer,
     CLOUDEVENTS: CloudEventsSerializer,
 }
+
+LITELLM_BODIES: dict[str, Any] = {
+    "application/json": LiteLLMEventsSerializer,
+    NDJSON: {"type": "string", "description": "One payload a line"},
+}
+
+
+def litellm_payload() -> dict[str, Any]:
+    """The JSON Schema of as much of a StandardLoggingPayload as is read; all else in it is passed over."""
+    text, count = {"type": ["string", "null"]}, {"type": ["integer", "null"], "minimum": 0}
+    instant, flag = {"type": ["number", "null"], "minimum": 0}, {"type": ["boolean", "null"]}
+    inner = {"type": ["object", "null"]}
+    return {
+        "type": "object",
+        "description": "LiteLLM's StandardLoggingPayload. Texts in it are neither read nor kept.",
+        "properties": {
+            "litellm_call_id": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+            **dict.fromkeys(("model", "model_group", "model_id", "custom_llm_provider", "call_type"), text),
+            **dict.fromkeys(("trace_id", "status", "end_user"), text),
+            "startTime": {"type": "number", "minimum": 0, "description": "Unix seconds; it chooses the price"},
+            **dict.fromkeys(("endTime", "completionStartTime"), instant),
+            **dict.fromkeys(("stream", "cache_hit"), flag),
+            **dict.fromkeys(("prompt_tokens", "completion_tokens"), count),
+            "response_cost": {"type": ["number", "null"], "description": "What the provider charged, in USD"},
+            "metadata": {
+                "type": ["object", "null"],
+                "description": "usage_object: the counts; user_api_key_hash, user_api_key_user_id,"
+                " user_api_key_team_id, user_api_key_org_id: whom we charge, as mapped here",
+            },
+            **dict.fromkeys(("hidden_params", "error_information"), inner),
+            "response": {"description": "Only its usage, service tier and finish reasons are read"},
+        },
+        "required": ["litellm_call_id", "startTime"],
+    }
 
 
 def event() -> dict[str, Any]:
@@ -142,3 +180,11 @@ class _CloudEvents(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         return _array(auto_schema.resolve_serializer(CloudEventSerializer, direction).ref)
+
+
+class _LiteLLMEvents(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    target_class = LiteLLMEventsSerializer
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        one = litellm_payload()
+        return {"anyOf": [one, _array(one)]}

@@ -36,6 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 
 EVENTS = "/v1/events"
+LITELLM = "/v1/events/litellm"
 AUTHORIZATIONS = "/v1/authorizations"
 USAGE = "/v1/usage"
 IDEMPOTENCY = idempotency.HEADER.lower()
@@ -72,6 +73,7 @@ class Call(NamedTuple):
     headers: Headers
     peer: str
     raw: bytes
+    path: str
     arrived: events.Arriving | None = None
 
 
@@ -273,7 +275,8 @@ def _read_events(call: Call) -> events.Reading:
     if call.arrived is not None:
         return call.arrived.read(reporter=reporter)
     raw = inflate(call.raw, encoding=_encoding(call.headers), limit=settings.BODY_BYTES_MAX)
-    return events.read(raw, media_type=_media_type(call.headers), reporter=reporter)
+    read = events.read_litellm if call.path == LITELLM else events.read
+    return read(raw, media_type=_media_type(call.headers), reporter=reporter)
 
 
 def _encoding(headers: Headers) -> str:
@@ -321,7 +324,11 @@ _events: Groups[Call, events.Reading, Told] = Groups(
 _authorizations: Groups[Call, authorizations.Reading, Told] = Groups(
     read=_read_authorization, write=_write_authorizations, readers=_readers, writers=_writers
 )
-_SCOPES = {EVENTS: permissions.EVENTS_WRITE, AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE}
+_SCOPES = {
+    EVENTS: permissions.EVENTS_WRITE,
+    LITELLM: permissions.EVENTS_WRITE,
+    AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE,
+}
 
 
 async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, body: Body) -> Told:
@@ -360,9 +367,11 @@ async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, b
     finally:
         door.give_back(held)
     if arriving is not None:
-        return await door.answer(Call(headers, peer, b"", arriving), size=arriving.size)
+        return await door.answer(Call(headers, peer, b"", scope["path"], arriving), size=arriving.size)
     return await door.answer(
-        Call(headers, peer, raw), size=len(raw), long=_encoding(headers) not in {"", "identity"} or _has_text(raw)
+        Call(headers, peer, raw, scope["path"]),
+        size=len(raw),
+        long=_encoding(headers) not in {"", "identity"} or _has_text(raw),
     )
 
 
@@ -418,6 +427,7 @@ def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
 
 _DOORS: Mapping[tuple[str, str], Callable[[Scope, Headers, Body], Awaitable[Told]]] = {
     ("POST", EVENTS): partial(_post, _events),
+    ("POST", LITELLM): partial(_post, _events),
     ("POST", AUTHORIZATIONS): partial(_post, _authorizations),
     ("GET", USAGE): _list_usage,
 }

@@ -16,7 +16,7 @@ from core.http import error_headers
 from core.openapi import ERRORS, ErrorSerializer, failures
 from gateway import authorizations, events
 from gateway.compression import inflate
-from gateway.openapi import BODIES
+from gateway.openapi import BODIES, LITELLM_BODIES
 from gateway.serializers import (
     AuthorizationRequestSerializer,
     AuthorizationSerializer,
@@ -126,6 +126,41 @@ class Events(APIView):
         )
         media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
         answer = events.receive(raw, media_type=media_type, reporter=principal_of(request))
+        headers = error_headers(answer.error) if answer.error else None
+        return Response(answer.body, status=answer.status, headers=headers)
+
+
+class LiteLLMEvents(APIView):
+    """``POST /v1/events/litellm``: what a LiteLLM proxy logs."""
+
+    kinds = permissions.SERVICE
+    scope = permissions.EVENTS_WRITE
+    organization_is_default = True
+    parser_classes = [Untouched]
+
+    @extend_schema(
+        operation_id="post_litellm_events",
+        summary="Finished requests of a LiteLLM proxy, as its generic_api callback sends them",
+        request=LITELLM_BODIES,
+        responses={
+            200: PolymorphicProxySerializer(
+                "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
+            ),
+            201: SingleSerializer,
+            202: SingleSerializer,
+            **{status: OpenApiResponse(RefusalSerializer, ERRORS[status]) for status in (409, 422, 503)},
+            **failures(400, 413, 415),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        """Take a proxy's log; each call in it has its verdict, and what is ``created`` is already durable."""
+        raw = inflate(
+            _body(request),
+            encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+            limit=settings.BODY_BYTES_MAX,
+        )
+        media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
+        answer = events.receive_litellm(raw, media_type=media_type, reporter=principal_of(request))
         headers = error_headers(answer.error) if answer.error else None
         return Response(answer.body, status=answer.status, headers=headers)
 

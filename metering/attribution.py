@@ -8,7 +8,8 @@ from core import errors, ids
 from metering import counting
 from metering.events import Event, Rejection, Uncounted, fingerprint
 from metering.models import Quarantine
-from orgs import keys, members, organizations
+from orgs import externals, keys, members, organizations
+from orgs.externals import ExternalFacts
 from orgs.keys import KeyFacts
 from orgs.members import MemberFacts
 from orgs.organizations import OrganizationFacts
@@ -70,16 +71,18 @@ def attribute(
     single: bool = False,
     default_slug: str | None = None,
     limits: frozenset[UUID] = frozenset(),
+    reporter: UUID | None = None,
 ) -> list[Outcome]:
     """Whose each event is, in order. Three look-ups for the whole batch, all cached.
 
     A key implies its organization; an organization named by the event or the header must agree
     with it, else the event is rejected. What cannot be found is an ``Orphan``, not lost.
-    ``limits`` are the organizations that the reporting key may speak for; empty means all. Absent
-    counts are worked out first, so nothing further on holds a text. Raises ``Unavailable`` when
-    they cannot be.
+    ``limits`` are the organizations that the reporting key may speak for; empty means all.
+    ``reporter`` is that key, whose external ids come first. Absent counts are worked out first, so
+    nothing further on holds a text. Raises ``Unavailable`` when they cannot be.
     """
     items = counting.complete(given)
+    people = _name_externals(items, reporter)
     names: set[tuple[str | None, str | None]] = set()
     for item in items:
         if isinstance(item, Event):
@@ -111,7 +114,7 @@ def attribute(
             outcomes.append(item)
             continue
         name = item.organization, item.api_key_id
-        same = like.get(name)
+        same = None if place in people else like.get(name)
         if same is not None:
             first, own, key_id = same
             outcomes.append(
@@ -123,13 +126,66 @@ def attribute(
             )  # fmt: skip
             continue
         outcome = _attribute(place, item, settled[name], limits=limits)
-        if isinstance(outcome, Attributed):
+        if isinstance(outcome, Attributed) and place in people:
+            outcome = _for_person(outcome, people[place])
+        elif isinstance(outcome, Attributed):
             key = outcome.api_key_id
             like[name] = outcome, outcome.organization_id.bytes, None if key is None else key.bytes
         elif isinstance(outcome, Rejection) and not single:
             outcome.error.param = f"events[{place}].{outcome.error.param}"
         outcomes.append(outcome)
     return outcomes
+
+
+def _name_externals(items: Sequence[Event | Rejection], reporter: UUID | None) -> dict[int, ExternalFacts]:
+    """Have the events that name somebody in a proxy's terms name whom that is here, where that is known.
+
+    What an event names already stays: it was found before, and has only waited for a price. The people
+    who were found, by the place of their event, for whom no key says who they are.
+    """
+    found = {place: item for place, item in enumerate(items) if isinstance(item, Event) and item.external is not None}
+    if not found:
+        return {}
+    told = {place: item.external for place, item in found.items() if item.external is not None}
+    known = externals.resolve({name for each in told.values() for name in each.names}, reporter=reporter)
+    clients = organizations.find_slugs({each.client for each in told.values() if each.client is not None})
+    facts = {place: next((known[name] for name in each.names if name in known), None) for place, each in told.items()}
+    slugs = organizations.find_ids({each.organization_id for each in facts.values() if each is not None})
+    pairs = {
+        (client.id, who.user_id)
+        for place, who in facts.items()
+        if who is not None and who.user_id is not None and (client := clients.get(told[place].client or ""))
+    }
+    memberships = members.find_many(pairs)
+    people: dict[int, ExternalFacts] = {}
+    for place, event in found.items():
+        external, who = told[place], facts[place]
+        client = clients.get(external.client or "")
+        belongs = client is not None and who is not None and (
+            client.id == who.organization_id or (client.id, who.user_id) in memberships
+        )  # fmt: skip
+        if event.organization is None and event.api_key_id is None:
+            if external.trusted and external.client is not None:
+                event.organization = external.client
+                if who is not None and who.api_key_id is not None and belongs:
+                    event.api_key_id = ids.show("key", who.api_key_id)
+            elif who is not None:
+                chosen = client if client is not None and belongs else slugs[who.organization_id]
+                event.organization = chosen.slug
+                event.api_key_id = None if who.api_key_id is None else ids.show("key", who.api_key_id)
+        if who is not None and who.user_id is not None and event.api_key_id is None:
+            people[place] = who
+    return people
+
+
+def _for_person(found: Attributed, person: ExternalFacts) -> Attributed:
+    """An event of somebody who is known without a key: a member, whose personal wallet may pay instead."""
+    assert person.user_id is not None
+    member = members.find(organization_id=found.organization_id, user_id=person.user_id)
+    if member is None:
+        return found
+    fallback = person.organization_id if person.organization_id != found.organization_id else None
+    return found._replace(member_id=member.id, fallback_id=fallback)
 
 
 class _Who(NamedTuple):
@@ -158,6 +214,9 @@ def _attribute(place: int, event: Event, who: _Who, *, limits: frozenset[UUID]) 
         # Nor does a limited key learn which keys others have: theirs are as unknown as made-up ones.
         key = None
     organization_id = organization.id if organization else key.organization_id if key else None
+    if event.external is not None and who.slug is None and not event.api_key_id:
+        names = [f"{kind} {name}" for kind, name in event.external.names] or ["nothing"]
+        return _orphan(place, event, Reason.UNKNOWN_KEY, names[0], f"nobody is mapped to {', '.join(names)}")
     # A limited key learns nothing about organizations it may not report for.
     if limits and organization_id not in limits:
         return Rejection(event.event_id, errors.OrgAccessDenied(param="organization"))
@@ -210,7 +269,7 @@ def _read(prefix: str, text: str) -> UUID | None:
 def _orphan(place: int, event: Event, reason: Reason, named: UUID | str | None, detail: str) -> Orphan:
     """An event for finance; unique within what it named, so sending it again is a duplicate there too.
 
-    ``named`` is the organization's id, or the slug that nobody has.
+    ``named`` is the organization's id, or the slug or the external id that nobody has.
     """
     scope = f"{named or ''}/{event.api_key_id or ''}"
     story = fingerprint(event, organization=scope.encode(), key=None)

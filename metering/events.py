@@ -31,7 +31,7 @@ SMALLINT_MAX = 32_767
 # The counts that must be reported, or estimated from a text.
 WHOLES = ("input_tokens", "output_tokens")
 # Fields of ``Event`` that no gateway sets.
-INTERNAL = frozenset({"estimated"})
+INTERNAL = frozenset({"estimated", "external"})
 
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[!-~]+\Z")]
 Short = Annotated[str, msgspec.Meta(max_length=128)]
@@ -58,11 +58,24 @@ _PICO = Decimal(1).scaleb(-money.DECIMALS)
 
 
 @wire.readable
+class External(msgspec.Struct, frozen=True):
+    """Whom a proxy's report names in its own terms; ``metering.attribution`` finds who that is here.
+
+    ``names`` are (kind, id) pairs of ``orgs.externals``, the first that is known counts. ``client`` is the
+    organization that the proxy's own client named: it counts for its members, or where it is ``trusted``.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    client: str | None = None
+    trusted: bool = False
+
+
+@wire.readable
 class Event(Counts, kw_only=True):
     """One finished request (contract 16.2).
 
-    ``estimated`` is ours, never the gateway's: which of the two wholes were counted here, each with
-    the digest of the text that it was counted from.
+    Ours and never the gateway's are ``estimated``: which of the two wholes were counted here, each with
+    the digest of the text that it was counted from; and ``external``.
     """
 
     event_id: EventId
@@ -89,6 +102,7 @@ class Event(Counts, kw_only=True):
     authorization_id: Short | None = None
     metadata: dict[Label, Value] | None = None
     estimated: dict[str, str] | None = None
+    external: External | None = None
 
     @property
     def usage_source(self) -> str:
@@ -198,6 +212,13 @@ def decode(raw: bytes, *, media_type: str, limits: Limits) -> Body:
         ],
         single=single,
     )
+
+
+def take(value: dict[str, Any], *, place: str, limits: Limits) -> Event | Rejection:
+    """One event whose counts are all reported, from its fields, or why not; ``place`` names it in a refusal."""
+    item = _read(value, place=place, limits=limits, cloud=False, suspect=True)
+    assert not isinstance(item, Uncounted), "no text is given here"
+    return item
 
 
 class Lines:

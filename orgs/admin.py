@@ -9,12 +9,13 @@ from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.urls import reverse
 
 from core import clock
-from core.admin import BooksAdmin, ReadInline, VerbAdmin, for_each
-from orgs import audit, keys, members, organizations, permissions, projects
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin, for_each
+from orgs import audit, externals, keys, members, organizations, permissions, projects
 from orgs.audit import Actor
-from orgs.models import ApiKey, AuditEntry, Member, Organization, Project, Role, User
+from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, Role, User
 
 
 def actor(request: HttpRequest) -> Actor:
@@ -253,6 +254,55 @@ class ApiKeyAdmin(BooksAdmin[ApiKey]):
         """Stop the chosen keys."""
         by = actor(request)
         for_each(self, request, queryset, lambda row: keys.revoke(key_id=row.pk, by=by))
+
+
+class MappingForm(forms.Form):
+    """An id of another system, and one of ours that it stands for."""
+
+    kind = forms.ChoiceField(choices=ExternalId.Kind.choices)
+    value = forms.CharField(
+        max_length=externals.VALUE_LENGTH_MAX, help_text="LiteLLM: a key's hash, a user id, a team id or an org id"
+    )
+    organization = forms.CharField(required=False, help_text="The slug of who pays, or one of the next two")
+    user = forms.EmailField(required=False, help_text="A person's address: what they are a member of pays if named")
+    api_key = forms.CharField(required=False, help_text="A customer's key: key_…")
+    reporter = forms.CharField(required=False, help_text="Only for what this service key reports: key_…")
+
+
+def _map_external(request: HttpRequest, _row: None, told: dict[str, Any]) -> Done:
+    """Map what the form says."""
+    mapped = externals.put_shown(
+        kind=told["kind"],
+        value=told["value"],
+        organization=told["organization"],
+        user=told["user"],
+        api_key=told["api_key"],
+        reporter=told["reporter"],
+        by=actor(request),
+    )
+    return Done(f"Mapped: {mapped}.")
+
+
+def _drop_external(request: HttpRequest, row: ExternalId, _told: dict[str, Any]) -> Done:
+    """Forget a mapping."""
+    externals.drop(external_id=row.pk, by=actor(request))
+    return Done("Forgotten.", place=reverse("admin:orgs_externalid_changelist"))
+
+
+@admin.register(ExternalId)
+class ExternalIdAdmin(ActsAdmin[ExternalId]):
+    """Ids that proxies report, and whom we charge for them."""
+
+    list_display = ("kind", "value", "organization", "user", "api_key", "reporter", "created_at")
+    list_filter = ("kind",)
+    list_select_related = ("organization", "user", "api_key", "reporter")
+    search_fields = ("=value", "=organization__slug", "=user__email")
+    fields = ("shown_id", "kind", "value", "organization", "user", "api_key", "reporter", "created_at")
+    readonly_fields = fields
+    acts = (Act("forget", "Forget", "What is reported of it from now on waits in quarantine.", _drop_external),)
+    list_acts = (
+        Act("map", "Map an id", "In place of what the id stood for before, from now on.", _map_external, MappingForm),
+    )
 
 
 @admin.register(AuditEntry)

@@ -1,4 +1,4 @@
-"""Tables of who: people, organizations, members and roles, keys, the audit trail, the cache epoch."""
+"""Tables of who: people, organizations, members and roles, keys, external ids, the audit trail, the cache epoch."""
 
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -225,6 +225,49 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} (…{self.last_four})"
+
+
+class ExternalId(models.Model):
+    """What another system calls a key, a person, a team or an organization, and whom we charge for it.
+
+    Written by ``orgs.externals``. Exactly one of ``api_key``, ``user`` and ``organization`` is set.
+    ``reporter`` is the service key whose reports it holds for; null holds for all of them.
+    """
+
+    class Kind(models.TextChoices):
+        KEY = "key"
+        USER = "user"
+        TEAM = "team"
+        ORGANIZATION = "organization"
+
+    id = IdField("ext")
+    kind = models.TextField(choices=Kind.choices)
+    value = models.TextField()
+    reporter = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, related_name="+", db_index=False)
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, related_name="+")
+    user = models.ForeignKey(User, on_delete=models.PROTECT, null=True, related_name="+")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        db_table = "external_id"
+        verbose_name = "external id"
+        constraints = (
+            models.UniqueConstraint(
+                fields=("kind", "value", "reporter"), name="external_id_once", nulls_distinct=False
+            ),
+            models.CheckConstraint(
+                name="external_id_one_target",
+                condition=(
+                    Q(api_key__isnull=False, user__isnull=True, organization__isnull=True)
+                    | Q(api_key__isnull=True, user__isnull=False, organization__isnull=True)
+                    | Q(api_key__isnull=True, user__isnull=True, organization__isnull=False)
+                ),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value}"
 
 
 class AuditEntry(models.Model):

@@ -24,6 +24,7 @@ WRITERS: dict[str, str | None] = {
     "role": "orgs.members",
     "project": "orgs.projects",
     "api_key": "orgs.keys",
+    "external_id": "orgs.externals",
     "audit_entry": "orgs.audit",
     "cache_epoch": "orgs.caches",
     "job_run": "ops.jobs",

@@ -83,6 +83,18 @@ def event(event_id: str, **told: Any) -> dict[str, Any]:
     }
 
 
+def payload(call_id: str, **told: Any) -> dict[str, Any]:
+    """The same as a LiteLLM proxy logs it."""
+    return {
+        "litellm_call_id": call_id,
+        "model_group": "deepseek-chat",
+        "startTime": int(time.time()) - 60,
+        "status": "success",
+        "metadata": {"usage_object": {"prompt_tokens": 1000, "completion_tokens": 200}},
+        **told,
+    }
+
+
 @dataclass
 class House:
     """An organization with its people, their keys, its usage and its statement."""

@@ -20,6 +20,7 @@ from tests.journeys.neighbours import Caller, House
 from tests.journeys.test_isolation import (
     AUTHORIZATION,
     AUTHORIZATIONS,
+    LITELLM,
     METHODS,
     NAMES,
     NEEDED,
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("both_doors")
 
 OPEN = {"healthz", "readyz"}
 # What gateways call, about whichever organization, and about the one that the header names.
-REPORTED = {"v1/events", VOID, AUTHORIZATIONS, VERIFY}
+REPORTED = {"v1/events", LITELLM, VOID, AUTHORIZATIONS, VERIFY}
 HELD = {AUTHORIZATION, RELEASE}
 POSTS = [route for route in keyed() if "POST" in route.methods]
 REQUEST_ID = re.compile(r"req_[0-9A-HJKMNP-TV-Z]{26}")
@@ -123,6 +124,7 @@ def good_body(house: House, route: Route) -> Any:
     """What a POST takes."""
     bodies = {
         "v1/events": neighbours.event(f"good-{ids.new()}"),
+        LITELLM: neighbours.payload(f"good-{ids.new()}"),
         "v1/estimate": {"model": "gpt-4o", "input_tokens": 1},
         "v1/keys": {"name": "good"},
         VOID: {"reason": "good"},
@@ -441,7 +443,15 @@ def test_a_request_has_an_id_of_its_own_or_the_tame_one_it_brought(db: None) -> 
 
 def test_the_routes_of_this_table_are_all_there_are() -> None:
     assert {route.path for route in routes()} == {route.path for route in keyed()} | NOT_KEYED
-    assert {route.path for route in POSTS} >= {"v1/events", VOID, "v1/estimate", "v1/keys", AUTHORIZATIONS, VERIFY}
+    assert {route.path for route in POSTS} >= {
+        "v1/events",
+        LITELLM,
+        VOID,
+        "v1/estimate",
+        "v1/keys",
+        AUTHORIZATIONS,
+        VERIFY,
+    }
 
 
 def test_the_refusals_of_the_contract_are_worded_as_there(acme: House) -> None:

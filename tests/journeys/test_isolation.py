@@ -27,6 +27,7 @@ from tests.proofs import proves
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 HEADER = "X-DeepToken-Org"
 
+LITELLM = "v1/events/litellm"
 VOID = "v1/events/<path:event_id>/void"
 AUTHORIZATIONS = "v1/authorizations"
 AUTHORIZATION = "v1/authorizations/<str:authorization_id>"
@@ -54,6 +55,16 @@ _EVENT: Names = {
             "metadata", "messages", "input_text", "output_text",
             # CloudEvents: (source, id) make the event id, the subject is the organization.
             "id", "time", "subject", "specversion", "type", "datacontenttype",
+        )
+    ),
+}  # fmt: skip
+_PAYLOAD: Names = {
+    "litellm_call_id": "event",
+    **dict.fromkeys(
+        (
+            "model", "model_group", "model_id", "custom_llm_provider", "call_type", "trace_id", "status", "end_user",
+            "startTime", "endTime", "completionStartTime", "stream", "cache_hit", "prompt_tokens", "completion_tokens",
+            "response_cost", "metadata", "hidden_params", "error_information", "response",
         )
     ),
 }  # fmt: skip
@@ -112,6 +123,7 @@ NAMES: dict[tuple[str, str], Names] = {
     ("GET", "v1/wallet"): {HEADER: "org"},
     ("GET", "v1/wallet/transactions"): {HEADER: "org", **_PAGE, "after": "tr"},
     ("POST", "v1/events"): {HEADER: "org", **_EVENT},
+    ("POST", LITELLM): {HEADER: "org", **_PAYLOAD},
     ("POST", VOID): {HEADER: "org", "event_id": "event", "organization": "org", "reason": None},
     ("POST", AUTHORIZATIONS): {HEADER: "org", **_AUTHORIZATION},
     ("GET", AUTHORIZATION): {HEADER: "org", "authorization_id": "auth"},
@@ -233,6 +245,8 @@ class Probe(NamedTuple):
             return None
         if self.route.path == "v1/events":
             return neighbours.event(f"fresh-{ids.new()}", end_user=None)
+        if self.route.path == LITELLM:
+            return neighbours.payload(f"fresh-{ids.new()}")
         if self.route.path == VOID:
             return {"reason": "a probe"}
         if self.route.path in {"v1/estimate", AUTHORIZATIONS}:

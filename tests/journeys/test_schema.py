@@ -52,13 +52,14 @@ DOCUMENTED = {
     f"{method} {route.documented}": NAMES[method, route.path] for route in keyed() for method in route.methods
 }
 EVENTS = "POST /v1/events"
+PAYLOADS = "POST /v1/events/litellm"
 VOIDS = "POST /v1/events/{event_id}/void"
 ESTIMATES = "POST /v1/estimate"
 AUTHORIZATIONS = "POST /v1/authorizations"
 AUTHORIZATION = "GET /v1/authorizations/{authorization_id}"
 RELEASES = "POST /v1/authorizations/{authorization_id}/release"
 VERIFICATIONS = "POST /v1/keys/verify"
-GATEWAYS = {EVENTS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VERIFICATIONS}
+GATEWAYS = {EVENTS, PAYLOADS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VERIFICATIONS}
 OPEN = {"GET /healthz", "GET /readyz"}
 ACCEPTED = ("application/json", "*/*", "application/problem+json")
 
@@ -137,6 +138,8 @@ class Fuzz:
             case.path_parameters["model"] = "deepseek-chat"
         if case.operation.label == VOIDS and data.draw(MOSTLY):
             case.body = {"reason": "generated", "organization": self.house.slug}
+        if case.operation.label == PAYLOADS and data.draw(MOSTLY):
+            case.body = [neighbours.payload(f"fuzz-{ids.new()}")]
         if case.operation.label == ESTIMATES and data.draw(MOSTLY):
             case.body = {"model": "deepseek-chat", "input_tokens": 1000, "max_output_tokens": 200}
         if case.operation.label in {AUTHORIZATION, RELEASES} and data.draw(MOSTLY):
