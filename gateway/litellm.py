@@ -111,6 +111,7 @@ class Payload(msgspec.Struct):
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {
     shape: msgspec.json.Decoder(shape, float_hook=Decimal) for shape in (Payload, Metadata, Hidden, Answer, Failure)
@@ -121,8 +122,8 @@ def decode(raw: bytes, *, media_type: str, limits: Limits, trusted: bool) -> Bod
     """The events of a proxy's report; ``trusted``: what its own clients name was checked there.
 
     The proxy sends an array, a single object, or a line for each, all as ``application/json``. Raises
-    ``InvalidJson``, ``OutOfRange``, ``TooManyEvents`` or ``UnsupportedMediaType`` when the body as a
-    whole cannot be read.
+    ``InvalidJson``, ``InvalidType``, ``OutOfRange``, ``TooManyEvents`` or ``UnsupportedMediaType`` when
+    the body as a whole cannot be read.
     """
     if media_type not in MEDIA_TYPES:
         raise errors.UnsupportedMediaType(f"Payloads come as {', '.join(MEDIA_TYPES)}.")
@@ -139,22 +140,23 @@ def decode(raw: bytes, *, media_type: str, limits: Limits, trusted: bool) -> Bod
 
 
 def _split(raw: bytes, *, lines: bool) -> tuple[Sequence[Any], bool]:
-    """The payloads of a body, each still to be read, and whether it was one alone. Raises ``InvalidJson``."""
+    """The payloads of a body, each still to be read, and whether it was one alone. Raises an ``ApiError``."""
     text = raw.strip()
     if lines:
         return [line for line in text.splitlines() if line.strip()], False
-    if text.startswith(b"["):
-        try:
-            return _raws.decode(text), False
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return _careless(text), False
-    if not text.startswith(b"{"):
-        raise errors.InvalidJson("The body is not a JSON object, an array of them, or one a line.")
     parts = [line for line in text.splitlines() if line.strip()]
     # One object may stand on several lines; an object a line has its end on every line.
     if len(parts) > 1 and all(line.startswith(b"{") and line.rstrip().endswith(b"}") for line in parts):
         return parts, False
-    return [text], True
+    try:
+        found = _raws.decode(text) if text.startswith(b"[") else _raw.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = _careless(text)
+    if isinstance(found, list):
+        return found, False
+    if not text.startswith(b"{"):
+        raise errors.InvalidType("The body is a JSON object, an array of them, or one a line.")
+    return [found], True
 
 
 def _careless(text: bytes) -> Any:

@@ -338,7 +338,8 @@ def test_attempts_are_the_first_and_every_other_one() -> None:
 def test_a_body_that_is_none_is_refused_as_a_whole() -> None:
     for raw, kind in (
         (b"", errors.InvalidJson), (b"hello", errors.InvalidJson), (b"[1,", errors.InvalidJson),
-        (b"[]", errors.OutOfRange), (b"7", errors.InvalidJson),
+        (b'{"a": 1,}', errors.InvalidJson), (b"[]", errors.OutOfRange), (b"7", errors.InvalidType),
+        (b'"text"', errors.InvalidType),
     ):  # fmt: skip
         with pytest.raises(kind):
             read(raw)

@@ -251,7 +251,9 @@ def test_an_html_page_of_an_error_has_the_headers_too(db: None) -> None:
 def test_a_malformed_body_is_a_400_everywhere(acme: House) -> None:
     for route in POSTS:
         caller, path = whoever(acme, route), place(acme, route)
-        for raw in (b"{", b"nonsense", b'{"a": 1,}', b"\xff\xfe", b"[1", b'{"a": NaN}'):
+        # A proxy writes NaN where its customer did; what is none of Python's JSON is refused there too.
+        nan = [] if route.path == LITELLM else [b'{"a": NaN}']
+        for raw in (b"{", b"nonsense", b'{"a": 1,}', b"\xff\xfe", b"[1", *nan):
             assert_error(caller.call("POST", path, raw=raw), 400, "invalid_json")
             asked = caller.call("POST", path, raw=raw, headers={"Accept": "application/problem+json"})
             assert_problem(asked, 400, "invalid_json")
@@ -327,7 +329,12 @@ def crash(*_: Any, **__: Any) -> Any:
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every view of the API has a bug, and so has the data plane."""
-    for verb in ("gateway.events.read", "gateway.authorizations.admit", "metering.usage_pages.answer"):
+    for verb in (
+        "gateway.events.read",
+        "gateway.events.read_litellm",
+        "gateway.authorizations.admit",
+        "metering.usage_pages.answer",
+    ):
         monkeypatch.setattr(verb, crash)
     for pattern in _patterns(get_resolver().url_patterns):
         view = getattr(pattern.callback, "cls", None)
