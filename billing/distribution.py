@@ -32,6 +32,8 @@ DISTRIBUTED = (
     "request_log",
     "usage_claim",
     "usage_rollup",
+    "attempt",
+    "call_key",
 )
 LOCAL = (
     "account_user_groups",
@@ -52,6 +54,8 @@ LOCAL = (
     "budget",
     "budget_spend",
     "cache_epoch",
+    "call_terms",
+    "channel",
     "check_run",
     "claim_horizon",
     "correction",
@@ -88,6 +92,9 @@ LOCAL = (
     "stripe_event",
     "topup",
     "topup_limit",
+    "route",
+    "topup",
+    "unknown_outcome",
 )
 COLUMN = "organization_id"
 # Shards of each distributed table: the most nodes that it can be spread over later without splitting any.

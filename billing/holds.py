@@ -275,6 +275,25 @@ def settle(arrived: Iterable[Arrived]) -> dict[UUID, Settled]:
         return {row[0]: Settled(row[1], row[2], Freed(row[3], row[4], row[2], row[5])) for row in cursor.fetchall()}
 
 
+@transaction.atomic(durable=True)
+def renew(named: Collection[tuple[UUID, UUID]], *, seconds: int) -> int:
+    """Let open holds, by (organization, id), last for so many seconds from now, if they would not anyway; how many.
+
+    On a cluster those of one organization at a time.
+    """
+    assert 0 < seconds <= SECONDS_MAX
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH named AS (SELECT * FROM unnest(%s::uuid[], %s::uuid[]) AS n (organization_id, id)),"
+            " locked AS MATERIALIZED (SELECT h.organization_id, h.id FROM hold h JOIN named USING (organization_id, id)"
+            " WHERE h.state = 'open' ORDER BY h.organization_id, h.id FOR NO KEY UPDATE OF h)"
+            " UPDATE hold SET expires_at = greatest(expires_at, statement_timestamp() + make_interval(secs => %s))"
+            " FROM locked WHERE hold.organization_id = locked.organization_id AND hold.id = locked.id",
+            [array(organization for organization, _ in named), array(hold for _, hold in named), seconds],
+        )
+        return int(cursor.rowcount)
+
+
 def release(*, organization_id: UUID, hold_id: UUID) -> Hold:
     """Give a hold up, once, inside the caller's transaction; one that has ended stays as it ended.
 

@@ -25,6 +25,9 @@ control: Any = WSGIMiddleware(django, workers=capacity().threads)
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """One request, or the life of a worker."""
+    if scope["type"] == "lifespan":
+        await plane.live(receive, send)
+        return
     if scope["type"] == "http" and plane.takes(scope):
         await plane.application(scope, receive, send)
         return

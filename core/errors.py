@@ -9,14 +9,16 @@
     * ``NotFound`` 404: ``UnknownModel``, ``Archived``
     * ``MethodNotAllowed`` 405
     * ``NotAcceptable`` 406
-    * ``Conflict`` 409: ``IdempotencyKeyInUse``
+    * ``Conflict`` 409: ``IdempotencyKeyInUse``, ``ReplayUnavailable``
     * ``LengthRequired`` 411
     * ``RequestTooLarge`` 413: ``TooManyEvents``
     * ``UnsupportedMediaType`` 415
-    * ``OutOfRange`` 422: ``InconsistentUsage``
+    * ``OutOfRange`` 422: ``InconsistentUsage``, ``TooManyStops``
     * ``IdempotencyKeyReused`` 422
     * ``InternalError`` 500
-    * ``Unavailable`` 503
+    * ``UpstreamError`` 502: ``UpstreamDisconnected``
+    * ``Unavailable`` 503: ``NoAvailableChannel``
+    * ``UpstreamTimeout`` 504
 
 Each class carries its status, code, family (``type``) and category as contract 9.2 lists them;
 an instance adds the message, the parameter it is about and any headers. Bugs are not in the
@@ -213,6 +215,14 @@ class IdempotencyKeyInUse(Conflict):
     default = "The first request with this Idempotency-Key is still running."
 
 
+class ReplayUnavailable(Conflict):
+    """A model call with this key has been made; answers are not kept, so it cannot be repeated."""
+
+    code = "replay_unavailable"
+    type = "idempotency_error"
+    default = "The call with this Idempotency-Key has ended, and answers are not kept."
+
+
 class LengthRequired(ApiError):
     """The body comes in chunks of which nobody says how much they are together."""
 
@@ -264,6 +274,12 @@ class InconsistentUsage(OutOfRange):
     code = "inconsistent_usage"
 
 
+class TooManyStops(OutOfRange):
+    """More stop sequences than the model takes."""
+
+    code = "too_many_stop_sequences"
+
+
 class IdempotencyKeyReused(ApiError):
     """The key stands for another request."""
 
@@ -284,3 +300,34 @@ class Unavailable(ApiError):
     status = 503
     code = "unavailable"
     default = "The service cannot do this right now; send it again."
+
+
+class NoAvailableChannel(Unavailable):
+    """Nobody who serves the model can be asked right now."""
+
+    code = "no_available_channel"
+
+
+class UpstreamError(ApiError):
+    """The provider failed, and so did whoever was asked instead."""
+
+    status = 502
+    code = "upstream_error"
+    category = "upstream_error"
+    default = "The upstream provider failed to answer this request."
+
+
+class UpstreamDisconnected(UpstreamError):
+    """The provider ended an answer before it was whole."""
+
+    code = "upstream_disconnected"
+    default = "The upstream provider closed the stream before it finished."
+
+
+class UpstreamTimeout(ApiError):
+    """The provider did not answer in time."""
+
+    status = 504
+    code = "upstream_timeout"
+    category = "upstream_error"
+    default = "The upstream provider did not answer in time."

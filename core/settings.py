@@ -236,6 +236,14 @@ INVOICE_JUMP_FLOOR_USD = env.integer("INVOICE_JUMP_FLOOR_USD", 1000, low=0, high
 PRICE_APPROVAL_PERCENT = env.integer("PRICE_APPROVAL_PERCENT", 10, low=0, high=1000)
 # The cap that a hold assumes and answers where a request names none (contract 17).
 OUTPUT_TOKENS_DEFAULT = env.integer("OUTPUT_TOKENS_DEFAULT", 4096, low=1, high=1_000_000)
+# How long the hold of a model call of ours lasts unless it is renewed, which it is while the call runs.
+CALL_HOLD_SECONDS = env.integer("CALL_HOLD_SECONDS", 180, low=10, high=3600)
+# How long a call whose client has hung up is read on for the provider's counts (decisions 18).
+CALL_DRAIN_SECONDS = env.integer("CALL_DRAIN_SECONDS", 120, low=1, high=3600)
+# How long a stopping process lets calls go on before it cuts them off and bills what was produced.
+CALL_STOP_SECONDS = env.integer("CALL_STOP_SECONDS", 12, low=0, high=3600)
+# How long a client that waits for a stream is sent nothing, before comment lines.
+CALL_KEEP_ALIVE_MS = env.integer("CALL_KEEP_ALIVE_MS", 10_000, low=10, high=600_000)
 # How long a gateway may go by what POST /v1/keys/verify told it, and so how long a revoked key may live there.
 KEY_CACHE_SECONDS = env.integer("KEY_CACHE_SECONDS", 5, low=0, high=3600)
 # Usage that nobody could be charged for fails V12 of ``verify`` when it has waited for more than this.

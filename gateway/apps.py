@@ -8,3 +8,10 @@ class GatewayConfig(AppConfig):
 
     name = "gateway"
     verbose_name = "Gateway"
+
+    def ready(self) -> None:
+        """Tell the catalog which models lead somewhere."""
+        from gateway import channels
+        from metering import catalog
+
+        catalog.learn_routes(channels.routable)

@@ -6,9 +6,10 @@ who may call is the same on both sides (``core.http``, ``orgs``); one suite of t
 """
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -17,12 +18,10 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from core import errors, http, wire
-from core.web import PLANE_THREADS
-from gateway import authorizations, events, groups
+from gateway import authorizations, calls, chat, events, groups, threads
 from gateway.compression import inflate
 from gateway.groups import Groups
-from gateway.threads import Threads
-from metering import usage_pages
+from metering import tokens, usage_pages
 from metering.events import NDJSON
 from ops import idempotency
 from orgs import addresses, permissions, principals
@@ -86,11 +85,28 @@ class Told(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+class Flow(NamedTuple):
+    """An answer that goes out part by part; whoever stops listening is told of by ``leave``.
+
+    After ``quiet`` seconds without a part, ``pulse`` is sent in its place.
+    """
+
+    parts: AsyncIterator[bytes]
+    leave: Callable[[], None]
+    quiet: float
+    pulse: bytes
+    content_type: str = "text/event-stream"
+    headers: Mapping[str, str] = {}
+
+
 def takes(scope: Scope) -> bool:
-    """Whether a request is for the data plane: one of its operations, in plain form."""
-    if (scope["method"], scope["path"]) not in _DOORS:
+    """Whether a request is for the data plane: one of its operations, in plain form; or a model call in any."""
+    calls_model = scope["path"] in _CALLS
+    if not calls_model and (scope["method"], scope["path"]) not in _DOORS:
         return False
     headers = headers_of(scope)
+    if calls_model:
+        return _is_ours(headers.get("host", "")) and (not settings.SECURE_SSL_REDIRECT or _is_secure(scope, headers))
     if scope["method"] == "GET" and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
         # Nobody reads that body here.
         return False
@@ -115,7 +131,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     body = Body(headers, receive)
     try:
         try:
-            told = await _DOORS[scope["method"], scope["path"]](scope, headers, body)
+            told = await _door(scope)(scope, headers, body)
         except Gone:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is an answer
@@ -125,10 +141,12 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     await send(
         {
             "type": "http.response.start",
-            "status": told.status,
+            "status": 200 if isinstance(told, Flow) else told.status,
             "headers": [
                 (b"content-type", told.content_type.encode()),
-                (b"content-length", b"%d" % len(told.body)),
+                (b"cache-control", b"no-store")
+                if isinstance(told, Flow)
+                else (b"content-length", b"%d" % len(told.body)),
                 (b"x-request-id", correlation.encode()),
                 (b"deepailab-processing-ms", b"%d" % ((time.monotonic_ns() - started) // 1_000_000)),
                 *(_ALWAYS_SECURE if settings.SECURE_SSL_REDIRECT else _ALWAYS),
@@ -136,8 +154,61 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             ],
         }
     )
+    if isinstance(told, Flow):
+        await _pour(told, receive, send)
+        return
     await send({"type": "http.response.body", "body": told.body})
     await body.drop()
+
+
+def _door(scope: Scope) -> "Door":
+    """What answers. Raises ``MethodNotAllowed``."""
+    if scope["path"] in _CALLS:
+        if scope["method"] != "POST":
+            raise errors.MethodNotAllowed(headers={"Allow": "POST"})
+        return _CALLS[scope["path"]]
+    return _DOORS[scope["method"], scope["path"]]
+
+
+async def _pour(flow: Flow, receive: Receive, send: Send) -> None:
+    """Send part after part for as long as somebody listens."""
+    gone = asyncio.ensure_future(_listen(receive, flow.leave))
+    try:
+        parts = aiter(flow.parts)
+        coming: asyncio.Task[bytes | None] | None = None
+        while True:
+            coming = coming or asyncio.ensure_future(_next(parts))
+            await asyncio.wait([coming, gone], timeout=flow.quiet, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                coming.cancel()
+                return
+            if not coming.done():
+                await send({"type": "http.response.body", "body": flow.pulse, "more_body": True})
+                continue
+            part = coming.result()
+            coming = None
+            if part is None:
+                break
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except Exception:
+        # Whatever it was, nobody reads on.
+        flow.leave()
+        raise
+    finally:
+        gone.cancel()
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
+    """What goes out next; None at the end."""
+    return await anext(parts, None)
+
+
+async def _listen(receive: Receive, leave: Callable[[], None]) -> None:
+    """Wait until the client hangs up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    leave()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -312,12 +383,8 @@ def _created(told: Mapping[str, Any]) -> Told:
     return Told(201, wire.encode(told))
 
 
-# Threads for each kind of work, so that none waits for another: writing through two doors, reading what
-# cannot be read on the spot, pages.
-_writers = Threads(2 * groups.WRITERS_MAX)
-_readers = Threads(3)
-_pagers = Threads(3)
-assert _writers.number + _readers.number + _pagers.number == PLANE_THREADS, "each may need a connection"
+_writers, _readers, _pagers = threads.writers, threads.readers, threads.pagers
+assert _writers.number >= 2 * groups.WRITERS_MAX
 _events: Groups[Call, events.Reading, Told] = Groups(
     read=_read_events, write=_write_events, readers=_readers, writers=_writers
 )
@@ -329,6 +396,45 @@ _SCOPES = {
     LITELLM: permissions.EVENTS_WRITE,
     AUTHORIZATIONS: permissions.AUTHORIZATIONS_WRITE,
 }
+
+
+async def _chat(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
+    """``POST /v1/chat/completions``. Raises an ``ApiError``."""
+    request_id = http.correlation(headers.get("x-request-id", ""))
+    raw, key = await _call_body(headers, body), idempotency.read_key(headers.get(IDEMPOTENCY))
+    who = partial(_identify, headers, _peer(scope), default_only=False)
+    call = await chat.begin(
+        raw, who=who, request_id=request_id, key=key, long=_encoding(headers) not in {"", "identity"}
+    )
+    about = calls.about(call.principal)
+    if not call.prompt.stream:
+        answer = await call.answer()
+        return Told(200, chat.whole(call, answer), headers=about)
+    quiet = settings.CALL_KEEP_ALIVE_MS / 1000
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(quiet):
+            await call.begin()
+    return Flow(chat.parts(call), call.leave, quiet, chat.KEEP_ALIVE, headers=about)
+
+
+async def _call_body(headers: Headers, body: Body) -> bytes:
+    """All of a model call's body. Raises an ``ApiError``."""
+    if not _is_json(headers.get("content-type", "")):
+        raise errors.UnsupportedMediaType("A model call's body is application/json.")
+    if body.length > settings.BODY_BYTES_MAX:
+        raise _too_large(settings.BODY_BYTES_MAX)
+    parts: list[bytes] = []
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while not body.is_whole():
+                parts.append(await body.part())
+    except TimeoutError as error:
+        raise errors.InvalidRequest(f"The body was not whole within {_BODY_SECONDS} seconds.") from error
+    raw = parts[0] if len(parts) == 1 else b"".join(parts)
+    encoding = _encoding(headers)
+    if encoding in {"", "identity"}:
+        return raw
+    return await _readers.call(partial(inflate, raw, encoding=encoding, limit=settings.BODY_BYTES_MAX))
 
 
 async def _post(door: Groups[Call, Any, Told], scope: Scope, headers: Headers, body: Body) -> Told:
@@ -425,9 +531,25 @@ def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
         raise refusal from error
 
 
-_DOORS: Mapping[tuple[str, str], Callable[[Scope, Headers, Body], Awaitable[Told]]] = {
+Door = Callable[[Scope, Headers, Body], Awaitable[Told | Flow]]
+_CALLS: Mapping[str, Door] = dict.fromkeys(chat.PATHS, _chat)
+_DOORS: Mapping[tuple[str, str], Door] = {
     ("POST", EVENTS): partial(_post, _events),
     ("POST", LITELLM): partial(_post, _events),
     ("POST", AUTHORIZATIONS): partial(_post, _authorizations),
     ("GET", USAGE): _list_usage,
 }
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """The life of a worker (ASGI's lifespan): at its end, calls that are under way are brought into the books."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            # The first request need not wait for the token tables.
+            threading.Thread(target=tokens.warm, name="tables", daemon=True).start()
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await calls.drain()
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -106,3 +106,10 @@ def _may_keep() -> bool:
 
 
 _thread = threading.local()
+
+# Threads for each kind of work, so that none waits for another: writing through the doors, reading what cannot
+# be read on the spot, pages. Model calls write through the same ones as events and authorizations.
+writers = Threads(10)
+readers = Threads(3)
+pagers = Threads(3)
+assert writers.number + readers.number + pagers.number == PLANE_THREADS, "each may need a connection"

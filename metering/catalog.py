@@ -7,7 +7,7 @@ is kept with a digest of all that it says, so a row that was changed behind its 
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -326,10 +326,32 @@ def _read_prices(entry: Mapping[str, Any], model: CatalogModel) -> list[Price]:
     return prices
 
 
-def offered() -> list[CatalogModel]:
-    """The models on offer, by id."""
+# Which models somebody of a price group can be led to; None: all, for whoever routes is elsewhere.
+Routable = Callable[[str], frozenset[str] | None]
+_routable: list[Routable] = [lambda _: None]
+
+
+def learn_routes(routable: Routable) -> None:
+    """From now on only what these routes lead to is on offer: told by whoever routes, when the process starts."""
+    _routable[0] = routable
+
+
+def is_offered(model: CatalogModel, *, group: str) -> bool:
+    """Whether a price group can call a model now."""
+    routed = _routable[0](group)
+    return model.retired_at is None and (routed is None or model.slug in routed)
+
+
+def offered(*, group: str = "") -> list[CatalogModel]:
+    """The models on offer to a price group, by id."""
+    routed = _routable[0](group)
     return sorted(
-        (model for model in listing().models.values() if model.retired_at is None), key=lambda model: model.slug
+        (
+            model
+            for model in listing().models.values()
+            if model.retired_at is None and (routed is None or model.slug in routed)
+        ),
+        key=lambda model: model.slug,
     )
 
 

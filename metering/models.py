@@ -484,3 +484,34 @@ class ClaimHorizon(models.Model):
     class Meta:
         db_table = "claim_horizon"
         constraints = (models.CheckConstraint(name="claim_horizon_is_one", condition=Q(pk=1)),)
+
+
+class Attempt(models.Model):
+    """One try of a call at an upstream, where there was more than one or none succeeded. A cost, never a charge.
+
+    Written by ``metering.attempts``. ``event_id`` is the call's event, and so its record's or its log row's.
+    """
+
+    append_only: ClassVar[bool] = True
+
+    pk = models.CompositePrimaryKey("organization_id", "event_id", "number")
+    organization_id = models.UUIDField()
+    event_id = models.TextField()
+    number = models.SmallIntegerField(help_text="From 1")
+    channel = models.TextField()
+    model = models.TextField(help_text="As the upstream calls it")
+    outcome = models.TextField(help_text="answered, or what went wrong")
+    status = models.SmallIntegerField(null=True)
+    latency_ms = models.IntegerField()
+    provider_cost_usd = UsdField(null=True)
+    at = models.DateTimeField(help_text="When it ended")
+
+    class Meta:
+        db_table = "attempt"
+        constraints = (
+            models.CheckConstraint(
+                name="attempt_cost_in_range",
+                condition=Q(provider_cost_usd__isnull=True)
+                | Q(provider_cost_usd__gte=0, provider_cost_usd__lt=money.USD_MAX),
+            ),
+        )

@@ -130,6 +130,15 @@ def check() -> None:
         _verify(encoding)
 
 
+def warm() -> None:
+    """Read the tables before somebody waits for them."""
+    for encoding in TABLES:
+        try:
+            _encoder(encoding)
+        except TableUnusable as error:
+            log.critical("%s", error)
+
+
 def _verify(encoding: str) -> None:
     table = TABLES[encoding]
     path = FOLDER / table.file

@@ -27,7 +27,7 @@ from metering.serializers import (
     show_model,
     show_usage_detail,
 )
-from orgs import permissions
+from orgs import organizations, permissions
 from orgs.authentication import principal_of
 from orgs.principals import Principal
 
@@ -101,6 +101,13 @@ class UsageDetail(APIView):
         return Response(show_usage_detail(record))
 
 
+def _group(principal: Principal) -> str:
+    """The price group of the organization that a caller speaks for; nobody's is the shared one."""
+    if principal.organization_id is None:
+        return ""
+    return organizations.find_ids([principal.organization_id])[principal.organization_id].price_group
+
+
 class ModelList(APIView):
     """``GET /v1/models``."""
 
@@ -109,8 +116,9 @@ class ModelList(APIView):
     @extend_schema(operation_id="list_models", responses={200: ModelListSerializer})
     def get(self, request: Request) -> Response:
         """The ids this key may call."""
-        allowed = principal_of(request).models
-        models = [model for model in catalog.offered() if not allowed or model.slug in allowed]
+        principal = principal_of(request)
+        allowed = principal.models
+        models = [model for model in catalog.offered(group=_group(principal)) if not allowed or model.slug in allowed]
         return Response({"object": "list", "data": [show_model(model) for model in models]})
 
 
@@ -131,9 +139,11 @@ class ModelDetail(APIView):
     @extend_schema(operation_id="get_model", responses={200: ModelSerializer, **failures(404)})
     def get(self, request: Request, model: str) -> Response:
         """One model that this key may call."""
-        allowed = principal_of(request).models
+        principal = principal_of(request)
+        allowed = principal.models
         found = catalog.listing().find(model)
-        if found is None or found.retired_at is not None or (allowed and found.slug not in allowed):
+        is_open = found is not None and catalog.is_offered(found, group=_group(principal))
+        if found is None or not is_open or (allowed and found.slug not in allowed):
             raise errors.UnknownModel(f"No model with the id {model} is open to this key.", param="model")
         return Response(show_model(found))
 

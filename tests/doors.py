@@ -123,7 +123,7 @@ def client() -> Any:
 @contextmanager
 def plane_door() -> Iterator[None]:
     """Clients that are made meanwhile ask the data plane."""
-    from gateway import plane, threads
+    from gateway import calls, plane, threads
 
     _chosen.append(PlaneClient)
     with (
@@ -134,6 +134,8 @@ def plane_door() -> Iterator[None]:
         mock.patch.object(plane, "_pagers", pool),
         mock.patch.multiple(plane._events, _readers=pool, _writers=pool),
         mock.patch.multiple(plane._authorizations, _readers=pool, _writers=pool),
+        mock.patch.multiple(calls._holds, _readers=pool, _writers=pool),
+        mock.patch.multiple(calls._settlements, _readers=pool, _writers=pool),
     ):
         try:
             yield

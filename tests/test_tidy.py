@@ -78,6 +78,12 @@ WRITERS: dict[str, str | None] = {
     "invoice_settlement": "billing.invoices",
     "bank_transfer": "billing.invoices",
     "dunning_step": "billing.dunning",
+    "attempt": "metering.attempts",
+    "channel": "gateway.channels",
+    "route": "gateway.channels",
+    "call_terms": "gateway.terms",
+    "call_key": "gateway.replays",
+    "unknown_outcome": "gateway.outcomes",
 }
 # Writes outside of a table's room, each with its reason. May only shrink.
 WRITES_ELSEWHERE = {

@@ -117,6 +117,7 @@ def test_the_triggers_stand_where_the_models_say_so_and_on_every_partition(books
             "invoice",
             "bank_transfer",
             "dunning_step",
+            "unknown_outcome",
         }
     )
 
