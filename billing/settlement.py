@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from billing import disputes, grants, ledger, payments, refunds, topups
+from billing import disputes, grants, invoices, ledger, payments, refunds, topups
 from billing.ledger import Move
 from billing.models import Account, Grant, Payment, TopUp, TransferKind
 from billing.payments import Method, Purpose, State
@@ -217,8 +217,11 @@ def _settle(row: Payment) -> None:
     """Money has come: it goes to what it was for, or back if that had been paid already."""
     if row.purpose == Purpose.TOPUP:
         topups.settle_success(row.subject_id)
-    elif not _is_paid(row) and _receive(row):
-        return
+    elif not _is_paid(row):
+        invoices.receive(
+            invoice_id=row.subject_id, amount_usd=row.amount_usd, reference=payments.reference_of(row),
+            source=Account.STRIPE_CLEARING, at=started_at(),
+        )  # fmt: skip
     else:
         payments.mark_surplus(row)
         grants.give(
@@ -232,17 +235,6 @@ def _is_paid(row: Payment) -> bool:
     """Whether another payment for the same thing went through before; all of them are locked."""
     others = Payment.objects.filter(purpose=row.purpose, subject_id=row.subject_id, state=State.SUCCEEDED)
     return others.filter(surplus=False).exclude(pk=row.pk).exists()
-
-
-def _receive(row: Payment) -> bool:
-    """Hand money to the invoice that it pays; whether that took it."""
-    from billing import invoices  # type: ignore[attr-defined,unused-ignore]
-
-    took: bool = invoices.receive(
-        invoice_id=row.subject_id, amount_usd=row.amount_usd, reference=payments.reference_of(row),
-        source=Account.STRIPE_CLEARING, at=started_at(),
-    )  # fmt: skip
-    return took
 
 
 def _close_subject(row: Payment) -> None:

@@ -2,8 +2,7 @@
 
 from django.urls import path
 
-from billing import payment_views, views
-from billing import invoice_views, views
+from billing import invoice_views, payment_views, views
 from billing.metrics import Metrics
 
 urlpatterns = [

@@ -16,9 +16,8 @@ from billing.models.invoices import (
     NumberSeries,
 )
 from billing.models.ledger import Account, LedgerHead, Transfer, TransferKind, Wallet
-from billing.models.profiles import BillingProfile, LegalEntity, TaxRate
-from billing.models.topups import Recharge, TopUp
 from billing.models.payments import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent
+from billing.models.profiles import BillingProfile, LegalEntity, TaxRate
 from billing.models.topups import Recharge, TopUp, TopUpLimit
 
 __all__ = [
@@ -31,8 +30,8 @@ __all__ = [
     "BudgetSpend",
     "CheckRun",
     "Correction",
-    "DunningStep",
     "Dispute",
+    "DunningStep",
     "Grant",
     "GrantUse",
     "Hold",
@@ -48,9 +47,9 @@ __all__ = [
     "Refund",
     "Rerating",
     "ReratingShare",
-    "TaxRate",
     "StripeCustomer",
     "StripeEvent",
+    "TaxRate",
     "TopUp",
     "TopUpLimit",
     "Transfer",

@@ -88,7 +88,9 @@ def close(clock: Clock) -> closing.Closed:
             BillingPeriod.objects.filter(state="drafted").order_by("finalize_at").values_list("finalize_at", flat=True)
         )
         if drafts:
-            clock.move(max(drafts[len(drafts) - 1] - clock.at, timedelta(0)))
+            latest = drafts[len(drafts) - 1]
+            assert latest is not None
+            clock.move(max(latest - clock.at, timedelta(0)))
         second = closing.finalize_due()
         done = closing.Closed(*(sum(parts) for parts in zip(done, first, second, strict=True)))
         if not any(first) and not any(second):

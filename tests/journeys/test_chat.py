@@ -1,7 +1,5 @@
 """The official ``openai`` SDK, sync and async, against the real server with a fake provider over real HTTP."""
 
-import asyncio
-import json
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any

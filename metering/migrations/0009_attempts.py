@@ -15,7 +15,7 @@ GUARDS_UNDO = "DROP TRIGGER append_only ON attempt; DROP TRIGGER no_truncate ON 
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('metering', '0007_archived_months'),
+        ('metering', '0008_rollup_payer'),
     ]
 
     operations = [
