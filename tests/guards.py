@@ -1050,4 +1050,5 @@ def _() -> Disabled:
     return patched("metering.partitions.wait_at_most", lambda milliseconds: None)
 
 
+import tests.guards_jobs  # noqa: E402, F401
 import tests.guards_webhooks  # noqa: E402, F401

@@ -3,8 +3,7 @@
 Read-only, in one snapshot, set-based; writers are not held up. The ids are those of docs/reliability.md,
 which has one row for each. A run looks at everything, or at what is new since the books were last
 sealed (``billing.seals``): then wallets are followed from their sealed heads, and of what only grows
-the new rows are read. V24 has no check: an Idempotency-Key is written with its answer, so that none is
-ever left in use.
+the new rows are read.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +11,23 @@ from contextlib import contextmanager
 
 from django.db import connection, transaction
 
-from billing.invariants import grants, holds, invoices, ledger, rows, server, usage
+from billing.invariants import grants, holds, invoices, ledger, queues, rows, server, usage
 from billing.invariants.checks import EVERYTHING, SAMPLES_MAX, Check, Finding, Probe, Scope, Terms, run, terms_of
 
 __all__ = ["CHECKS", "EVERYTHING", "SAMPLES_MAX", "Check", "Finding", "Probe", "Scope", "check", "each", "snapshot"]
 
 CHECKS: Sequence[Check | Probe] = tuple(
     sorted(
-        (*ledger.CHECKS, *grants.CHECKS, *holds.CHECKS, *usage.CHECKS, *invoices.CHECKS, *rows.CHECKS, *server.CHECKS),
+        (
+            *ledger.CHECKS,
+            *grants.CHECKS,
+            *holds.CHECKS,
+            *usage.CHECKS,
+            *invoices.CHECKS,
+            *rows.CHECKS,
+            *queues.CHECKS,
+            *server.CHECKS,
+        ),
         key=lambda one: (one.name[0] != "V", one.name),
     )
 )

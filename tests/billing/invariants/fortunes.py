@@ -24,7 +24,7 @@ from core import ids
 from metering import attribution
 from metering.attribution import Attributed
 from metering.verdicts import Status
-from ops import approvals
+from ops import approvals, idempotency, jobs
 from ops.models import Approval
 from orgs.audit import Actor
 from orgs.models import ApiKey, Organization, Project
@@ -112,7 +112,20 @@ def happen() -> None:
     # Back to a grant that is over, and on to breakage.
     corrections.void(organization_id=wayne.pk, event_id="brief", reason="tests", by=world.BY)
     charge(wayne, event(event_id="last"))
-    charge(Organization.objects.get(slug="acme"), event(event_id="sixth"))
+    acme = Organization.objects.get(slug="acme")
+    charge(acme, event(event_id="sixth"))
+    _wait(acme)
+
+
+def _wait(owner: Organization) -> None:
+    """What queues hold: messages that were delivered, a key with its answer, a job of each kind that is done."""
+    assert rows("UPDATE outbox SET delivered_at = now() RETURNING true") != []
+    idempotency.once(
+        organization_id=owner.pk, organization_slug=owner.slug, method="POST", path="/v1/nothing", key="answered",
+        body={}, work=lambda: idempotency.Saved(200, b"{}"),
+    )  # fmt: skip
+    for name in ("expire_holds", "seal_ledger"):
+        jobs.run(name, lambda: "done")
 
 
 def _give(*, until: datetime) -> None:
