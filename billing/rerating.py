@@ -22,11 +22,14 @@ from core import clock, errors, failpoints, ids, money
 from core.transactions import retry
 from metering import catalog, pricing, rating, usage
 from metering.models import UsageRecord
+from ops import jobs
 from orgs import audit, organizations
 from orgs.audit import Actor
 from orgs.models import Organization
 
 CHUNK = 500
+# Goes on with what was begun.
+TASK = "billing.tasks.apply_reratings"
 
 
 class Outcome(NamedTuple):
@@ -98,6 +101,7 @@ def begin(act: Rerating, *, by: Actor) -> None:
             ReratingShare.objects.filter(rerating=act).update(records=0, before_usd=0, after_usd=0, unpriced=0)
             Rerating.objects.filter(pk=act.pk).update(state=Rerating.State.APPLYING, actor=by.label)
             audit.note(actor=by, verb="rerating.applied", subject=act, details={"reason": act.reason})
+            jobs.wake(TASK)
             failpoints.reach("rerate.before_begin")
 
 
@@ -152,6 +156,7 @@ def take_back(act: Rerating, *, reason: str, by: Actor) -> Rerating:
             for share in ReratingShare.objects.filter(rerating=act, records__gt=0)
         )
         audit.note(actor=by, verb="rerating.undone", subject=act, details={"reason": reason})
+        jobs.wake(TASK)
     return back
 
 

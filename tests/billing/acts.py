@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 from uuid import UUID
 
-from billing import charges, corrections, releases, rerating
+from billing import charges, corrections, releases, rerating, tasks
 from billing.models import Rerating
 from core import clock
 from metering import attribution, catalog, rating, usage
@@ -157,3 +157,14 @@ def effect(slug: str) -> Effect:
         given_back=one("coalesce(sum(amount_usd), 0)", "transfer", "debit = 'revenue' AND credit = 'wallet'"),
         spent=one("coalesce(sum(spent_usd), 0)", "wallet"),
     )
+
+
+def begin_rerating() -> None:
+    """Decide that the one planned re-rating is posted."""
+    rerating.begin(Rerating.objects.get(state=Rerating.State.PLANNED), by=BY)
+
+
+def settle_grants() -> str:
+    """Run the job as a person does."""
+    said: str = tasks.settle_grants()
+    return said

@@ -1,8 +1,10 @@
 """Scheduled jobs as rows: each period once, leases, pauses, what is put aside, and what the sweep finds."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -12,7 +14,7 @@ from django.db import IntegrityError, transaction
 from kombu.exceptions import OperationalError
 
 from core import schedule
-from core.celery import app
+from core.celery import Slots, app
 from core.errors import Conflict
 from core.schedule import DAY, HOUR, JOBS, MINUTE, SECOND, WOKEN, Job
 from ops import backoff, jobs
@@ -22,6 +24,7 @@ from tests import desk
 from tests.books import Books
 from tests.clocks import Clock
 from tests.orgs.world import BY
+from tests.proofs import proves
 
 OFTEN, HOURLY = "often", "hourly"
 SLOT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -38,16 +41,16 @@ def two_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @shared_task(name="tests.ops.any")
 def any_task(name: str) -> str:
-    return jobs.run(name, said)
+    return jobs.run(name, lambda: said(name))
 
 
-def said() -> str:
+def said(name: str) -> str:
     return "done"
 
 
 def woken(name: str, work: Callable[[], str] = lambda: "done", *, haste: bool = False) -> str:
     """Run a job as a worker does that a message woke."""
-    with mock.patch(f"{__name__}.said", work):
+    with mock.patch(f"{__name__}.said", side_effect=lambda _: work()):
         answer: str = any_task.apply((name,), headers={jobs.HASTE: "1"} if haste else None, throw=True).get()
         return answer
 
@@ -116,7 +119,7 @@ def test_of_workers_that_are_woken_at_once_one_runs(books: Books) -> None:
         ran.append("once")
         return "done"
 
-    with mock.patch(f"{__name__}.said", work):
+    with mock.patch(f"{__name__}.said", side_effect=lambda _: work()):
         answers = books.together([lambda: any_task.apply((HOURLY,), throw=True).get()] * 8)
     assert sorted(answers) == ["done", *[jobs.NOT_DUE] * 7]
     assert ran == ["once"]
@@ -146,6 +149,76 @@ def test_a_job_that_nobody_listed_is_refused(db: None) -> None:
 def test_what_it_said_is_cut(db: None) -> None:
     jobs.run(OFTEN, lambda: "x" * 3000)
     assert row().result == "x" * 2000
+
+
+class Beat:
+    """What beat would send: each job as one of its slots begins that it has not sent yet."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._slots = {name: Slots(job, nowfun=lambda: clock.at) for name, job in JOBS.items()}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was sent."""
+        self._last = dict.fromkeys(self._slots, datetime(1970, 1, 1, tzinfo=UTC))
+
+    def due(self) -> list[str]:
+        """What it sends now."""
+        found = [name for name, slots in self._slots.items() if slots.is_due(self._last[name]).is_due]
+        self._last |= {name: self._slots[name].now() for name in found}
+        return found
+
+
+@proves("J06", guard="periods_are_begun_once")
+def test_two_beats_through_an_hour_run_each_period_once(
+    books: Books, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(JOBS, OFTEN, JOBS[OFTEN]._replace(every=MINUTE))
+    noon = clock.at - 3 * SECOND
+    beats = Beat(clock), Beat(clock)
+    ran: Counter[tuple[str, datetime]] = Counter()
+
+    def count(name: str) -> str:
+        ran[name, row(name).period] += 1
+        return "done"
+
+    monkeypatch.setattr(f"{__name__}.said", count)
+    for step in range(121):
+        # One of them is started again now and then, and sends all that is due once more.
+        if step % 17 == 0:
+            beats[1].restart()
+        if sent := [name for beat in beats for name in beat.due()]:
+            books.together([partial(any_task.apply, (name,), throw=True) for name in sent])
+        clock.move(30 * SECOND)
+    assert set(ran.values()) == {1}
+    minutes = [(OFTEN, noon + number * MINUTE) for number in range(61)]
+    assert set(ran) == {*minutes, (HOURLY, noon - 53 * MINUTE), (HOURLY, noon + 7 * MINUTE)}
+
+
+@proves("J09", guard="clocks_may_go_back")
+@proves("J09", guard="durations_are_monotonic")
+def test_a_clock_that_is_set_back_in_the_middle_of_a_run_stops_no_job_and_makes_no_negative_duration(
+    clock: Clock,
+) -> None:
+    def set_back() -> str:
+        clock.set_back(HOUR)
+        return "done"
+
+    with pytest.raises(RuntimeError):
+        woken(HOURLY, fail)
+    assert woken(OFTEN, set_back) == "done"
+    took = row().took_ms
+    assert took is not None
+    assert took >= 0
+    # A pause, a lease and a period that lie an hour ahead keep nobody.
+    assert jobs.sweep() == [HOURLY, OFTEN]
+    assert [woken(HOURLY), woken(OFTEN), woken(OFTEN)] == ["done", "done", jobs.NOT_DUE]
+    clock.move(HOUR)
+    with pytest.raises(KeyboardInterrupt):
+        woken(OFTEN, die)
+    clock.set_back(HOUR)
+    assert woken(OFTEN) == "done"
+    assert [found.ok for found in JobRun.objects.all()] == [True, True]
 
 
 # Leases
@@ -205,6 +278,8 @@ def test_a_lease_without_a_holder_and_a_holder_without_a_lease_cannot_be_written
 # Failures
 
 
+@proves("J13", guard="failing_jobs_are_put_aside")
+@proves("J13", guard="failing_jobs_wait")
 def test_what_fails_is_tried_again_with_growing_pauses_and_put_aside_after_eight(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -363,6 +438,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_deaf_until", float("-inf"))
 
 
+@proves("J05", guard="tasks_are_sent_on_commit")
 def test_a_worker_is_woken_when_the_row_is_committed_and_not_before(
     books: Books, listed: None, sent: list[Any]
 ) -> None:
