@@ -5,23 +5,24 @@
         working.kill9()
         working.start()
 
-It is the product's Celery application with the schedule of its own beat, only that what the product
-does every few seconds happens every second, and that a dead worker's lease is over as soon:
-``python -m tests.worker``.
+It is the product's Celery application with its own beat, only that what the product does every few
+seconds happens every second, that a dead worker's lease is over as soon, and that other jobs than
+those are not run unless they are asked for (``found``), and then beat does not wake them: whoever
+finds them due does. ``python -m tests.worker``.
 """
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 
-from core import processes
+from core import failpoints, processes
 from core.embedded import Valkey
 from tests import guards
 from tests.database import ROOT
@@ -38,6 +39,7 @@ class Worker:
     """One worker's process group: the main process, its two that do the tasks, and its beat."""
 
     def __init__(self, *, folder: Path, environment: dict[str, str]) -> None:
+        self.broker_url = environment["CELERY_BROKER_URL"]
         self.log_path = folder / "worker.log"
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,15 +55,15 @@ class Worker:
         self.launch()
         self.await_work()
 
-    def launch(self) -> None:
-        """Start; only in the main thread."""
+    def launch(self, *, failpoint: str = "") -> None:
+        """Start; only in the main thread. ``failpoint``: what each process does at one (``core.failpoints``)."""
         assert self._process is None, "the worker runs already"
         self._launched = datetime.now(UTC)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker"],
                 cwd=ROOT,
-                env=self._environment,
+                env={**self._environment, "FAILPOINT": failpoint},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -79,6 +81,12 @@ class Worker:
                 raise RuntimeError(f"the worker does not work:\n{self.log}")
             time.sleep(POLL_SECONDS)
 
+    def children(self) -> list[int]:
+        """Its processes below the main one: beat, and those that do the tasks."""
+        assert self._process is not None, "the worker is not running"
+        found = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
     def kill9(self) -> None:
         """Kill every process of the worker at once."""
         process, self._process = self._process, None
@@ -95,8 +103,14 @@ class Worker:
 
 
 @contextmanager
-def running(*, folder: Path, url: str, without: str | None = None) -> Iterator[Worker]:
-    """A worker on its way to work on a database; gone afterwards. ``without``: the guard it goes without."""
+def running(
+    *, folder: Path, url: str, without: str | None = None, found: Sequence[str] = (), failpoint: str = ""
+) -> Iterator[Worker]:
+    """A worker on its way to work on a database; gone afterwards. ``without``: the guard it goes without.
+
+    ``found``: jobs that it runs as well when they are found due, the sweep among them. ``failpoint``:
+    what each of its processes does at one, until it is started again.
+    """
     with Valkey(data_dir=folder / "broker", durable=False) as broker:
         environment = {
             **os.environ,
@@ -104,9 +118,10 @@ def running(*, folder: Path, url: str, without: str | None = None) -> Iterator[W
             "CELERY_BROKER_URL": broker.url(),
             "DJANGO_SETTINGS_MODULE": "core.settings",
             "WITHOUT_GUARD": without or "",
+            "FOUND": " ".join(found),
         }
         worker = Worker(folder=folder, environment=environment)
-        worker.launch()
+        worker.launch(failpoint=failpoint)
         try:
             yield worker
         finally:
@@ -118,13 +133,20 @@ def main() -> None:
     from core import schedule
 
     schedule.LEASE = LEASE  # type: ignore[misc]
-    for name in OFTEN:
-        schedule.JOBS[name] = schedule.JOBS[name]._replace(every=PACE)
-    for name in schedule.JOBS.keys() - set(OFTEN):
+    found = os.environ["FOUND"].split()
+    for name in schedule.JOBS.keys() - {*OFTEN, *found}:
         del schedule.JOBS[name]
+    half_a_day = (datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=12)) % timedelta(days=1)
+    for name, job in schedule.JOBS.items():
+        if name in OFTEN or name == "sweep":
+            schedule.JOBS[name] = job._replace(every=PACE)
+        else:
+            at = timedelta(seconds=half_a_day // timedelta(seconds=1))
+            schedule.JOBS[name] = job._replace(every=timedelta(days=1), at=at)
     # Beat's entries follow from the table as it is when this is imported.
     from core.celery import app
 
+    failpoints.from_environment()
     without = os.environ["WITHOUT_GUARD"]
     # As the supervisor starts it; nothing is kept of when what ran last.
     width = ["--concurrency", "2", "--without-mingle", "--without-gossip"]
