@@ -72,6 +72,7 @@ LOCAL = (
     "external_id",
     "job_run",
     "legal_entity",
+    "mail",
     "member",
     "number_series",
     "outbox",
@@ -95,6 +96,8 @@ LOCAL = (
     "route",
     "topup",
     "unknown_outcome",
+    "webhook_delivery",
+    "webhook_endpoint",
 )
 COLUMN = "organization_id"
 # Shards of each distributed table: the most nodes that it can be spread over later without splitting any.

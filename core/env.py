@@ -1,6 +1,7 @@
 """Reading settings from the environment, with errors that a person can act on."""
 
 import os
+from email.utils import parseaddr
 from pathlib import Path
 
 
@@ -51,6 +52,15 @@ def choice(name: str, default: str, options: tuple[str, ...]) -> str:
 def words(name: str, default: str) -> list[str]:
     """A comma-separated list, blanks dropped."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def sender(name: str, default: str) -> str:
+    """Who mails come from: an address, or a name and an address in angle brackets. Raises ``BadSetting``."""
+    value = text(name, default)
+    _, _, host = parseaddr(value)[1].rpartition("@")
+    if not host or not value.isprintable():
+        raise BadSetting(f"{name}={value!r} should look like Tollbook <billing@example.com>.")
+    return value
 
 
 def folder(name: str, default: str) -> Path:

@@ -89,6 +89,10 @@ NAMES = (
     "drop.after_ledger",
     "credit.after_ledger",
     "receipt.before_commit",
+    # Telling others: after a receiver or a mail server has it, before we know.
+    "delivery.after_post",
+    "mail.before_send",
+    "mail.after_send",
 )
 
 # What a shell says of a process that was killed by SIGKILL.

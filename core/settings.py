@@ -141,6 +141,8 @@ def _database() -> dict[str, object]:
 
 DATABASES = {"default": _database()}
 SECRET_KEY = _secret_key()
+# Keys of before, which still open what they sealed: sessions, and the secrets of webhook endpoints.
+SECRET_KEY_FALLBACKS = env.words("SECRET_KEY_FALLBACKS", "")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "orgs.User"
 AUTH_PASSWORD_VALIDATORS = [
@@ -272,6 +274,31 @@ if STRIPE_API_KEY and not PUBLIC_URL.startswith(("https://", "http://")):
 if STRIPE_API_KEY and not STRIPE_WEBHOOK_SECRETS:
     raise env.BadSetting("STRIPE_WEBHOOK_SECRET must be set with STRIPE_API_KEY; several are separated by commas.")
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
+# Webhooks to http://localhost, for trying things out; they never go anywhere else that is not public.
+WEBHOOKS_ALLOW_LOCAL = env.flag("WEBHOOKS_ALLOW_LOCAL", False)
+if WEBHOOKS_ALLOW_LOCAL and not EMBEDDED:
+    raise env.BadSetting("WEBHOOKS_ALLOW_LOCAL is for trying things out; it cannot be on when DATABASE_URL is set.")
+
+# Without a mail server, mails are files below DATA_DIR (embedded) or wait in the database.
+EMAIL_HOST = env.text("EMAIL_HOST", "")
+_EMAIL_SECURITY = env.choice("EMAIL_SECURITY", "STARTTLS", ("STARTTLS", "TLS", "NONE"))
+EMAIL_USE_TLS, EMAIL_USE_SSL = _EMAIL_SECURITY == "STARTTLS", _EMAIL_SECURITY == "TLS"
+EMAIL_PORT = env.integer("EMAIL_PORT", {"STARTTLS": 587, "TLS": 465, "NONE": 25}[_EMAIL_SECURITY], low=1, high=65_535)
+EMAIL_HOST_USER = env.text("EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = env.text("EMAIL_PASSWORD", "")
+# A mail server may look at a mail for long before it answers, and until it does nobody knows whether it was taken.
+EMAIL_TIMEOUT = env.integer("EMAIL_TIMEOUT_SECONDS", 60, low=1, high=600)
+EMAIL_FILE_PATH = DATA_DIR / "mail"
+DEFAULT_FROM_EMAIL = env.sender("DEFAULT_FROM_EMAIL", "" if EMAIL_HOST else "Tollbook <billing@localhost>")
+if bool(EMAIL_HOST_USER) != bool(EMAIL_HOST_PASSWORD):
+    raise env.BadSetting("EMAIL_USER and EMAIL_PASSWORD belong together: set both or neither.")
+if EMAIL_HOST:
+    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+elif EMBEDDED:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+
 # Who may read /metrics from elsewhere; without it only this machine may.
 METRICS_TOKEN = env.text("METRICS_TOKEN", "")
 

@@ -1,7 +1,8 @@
 """The tables of the machinery."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Length
@@ -10,7 +11,7 @@ from django.utils import timezone
 
 from core import clock, ids
 from core.fields import IdField
-from orgs.models import Organization
+from orgs.models import OfOrganization, Organization
 
 DIGEST_BYTES = 32
 JOB_STATES = ("due", "running", "done", "failed", "aside")
@@ -140,6 +141,8 @@ class OutboxMessage(models.Model):
 
     Written by ``ops.outbox``. ``key`` says which happening of its kind it is; the same one of an
     organization, or of nobody's, is told once. ``data`` is plain JSON, money in it as text.
+    ``delivered_at`` is when it was handed on, in one transaction, to all who make something of it:
+    the deliveries to endpoints and the mails that follow from it are rows of their own since then.
     """
 
     id = IdField("evt")
@@ -197,3 +200,184 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return ids.show("idem", self.pk)
+
+
+# Endpoints that an organization may have.
+ENDPOINTS_MAX = 10
+
+
+class WebhookEndpoint(models.Model):
+    """Where an organization wants to be told what happens. Written by ``ops.endpoints``.
+
+    ``kinds`` are the kinds of message that it wants, none for all. The secrets are sealed
+    (``ops.sealing``); the old one signs too until ``old_secret_until``. ``slot`` is one of so many that
+    an organization has. ``failing_since`` is the first failure since the last success, and until
+    ``busy_until`` somebody is sending to it. A deleted one has no secrets left.
+    """
+
+    id = IdField("we")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_index=False)
+    slot = models.SmallIntegerField()
+    url = models.TextField()
+    kinds = ArrayField(models.TextField(), default=list)
+    secret = models.BinaryField()
+    old_secret = models.BinaryField(null=True)
+    old_secret_until = models.DateTimeField(null=True)
+    enabled = models.BooleanField(default=True)
+    disabled_at = models.DateTimeField(null=True)
+    disabled_reason = models.TextField(default="")
+    failing_since = models.DateTimeField(null=True)
+    busy_until = models.DateTimeField(null=True)
+    created_by = models.TextField()
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    deleted_at = models.DateTimeField(null=True, editable=False)
+
+    objects: ClassVar[OfOrganization["WebhookEndpoint"]] = OfOrganization.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        db_table = "webhook_endpoint"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("organization", "slot"), condition=Q(deleted_at__isnull=True), name="webhook_endpoint_slot_once"
+            ),
+            models.CheckConstraint(name="webhook_endpoint_slots", condition=Q(slot__gte=0, slot__lt=ENDPOINTS_MAX)),
+            models.CheckConstraint(
+                name="webhook_endpoint_disabled",
+                condition=(
+                    Q(enabled=True, disabled_at__isnull=True, disabled_reason="")
+                    | Q(enabled=False, disabled_at__isnull=False) & ~Q(disabled_reason="")
+                ),
+            ),
+            models.CheckConstraint(
+                name="webhook_endpoint_old_secret",
+                condition=(
+                    Q(old_secret__isnull=True, old_secret_until__isnull=True)
+                    | Q(old_secret__isnull=False, old_secret_until__isnull=False)
+                ),
+            ),
+        )
+        indexes = (models.Index(fields=("organization", "-id"), name="endpoint_by_organization"),)
+
+    def __str__(self) -> str:
+        return ids.show("we", self.pk)
+
+
+class WebhookDelivery(models.Model):
+    """One message on its way to one endpoint. Written by ``ops.deliveries``.
+
+    Pending until it is taken (``succeeded``), given up (``failed``) or its endpoint is disabled
+    (``canceled``). ``attempts`` is counted before each attempt; until ``leased_until`` one is going on.
+    """
+
+    class State(models.TextChoices):
+        """How it stands."""
+
+        PENDING = "pending"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    id = IdField("wd")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_index=False)
+    endpoint = models.ForeignKey(WebhookEndpoint, on_delete=models.PROTECT, related_name="+", db_index=False)
+    message = models.ForeignKey(OutboxMessage, on_delete=models.PROTECT, related_name="+", db_index=False)
+    state = models.TextField(choices=State.choices, default=State.PENDING)
+    attempts = models.IntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True)
+    leased_until = models.DateTimeField(null=True)
+    last_attempt_at = models.DateTimeField(null=True)
+    status = models.SmallIntegerField(null=True, help_text="What was answered last; empty: nothing")
+    took_ms = models.IntegerField(null=True)
+    failure = models.TextField(default="", help_text="Why nothing was answered")
+    excerpt = models.TextField(default="", help_text="First words of a refusal")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    done_at = models.DateTimeField(null=True)
+
+    objects: ClassVar[OfOrganization["WebhookDelivery"]] = OfOrganization.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        db_table = "webhook_delivery"
+        verbose_name_plural = "webhook deliveries"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("message", "endpoint"), name="webhook_delivery_once"),
+            models.CheckConstraint(name="webhook_delivery_attempts_not_negative", condition=Q(attempts__gte=0)),
+            models.CheckConstraint(
+                name="webhook_delivery_pending",
+                condition=(
+                    Q(state="pending", next_attempt_at__isnull=False, done_at__isnull=True)
+                    | ~Q(state="pending") & Q(next_attempt_at__isnull=True, done_at__isnull=False)
+                ),
+            ),
+        )
+        indexes = (
+            models.Index(fields=("endpoint", "-id"), name="delivery_by_endpoint"),
+            models.Index(fields=("endpoint", "next_attempt_at"), condition=Q(state="pending"), name="delivery_waiting"),
+        )
+
+    def __str__(self) -> str:
+        return ids.show("wd", self.pk)
+
+
+class Mail(models.Model):
+    """One mail to one person. Written by ``ops.mails``, in the transaction that made true what it says.
+
+    ``pending``, then ``sending`` from just before the mail server is told until it has answered. A process
+    that dies in between leaves it ``doubtful``: it may have gone out, so nobody sends it again but a person.
+    ``attachments`` are names of what is made when it is sent: ``[{"kind": …, "key": …}]``.
+    """
+
+    class State(models.TextChoices):
+        """How it stands."""
+
+        PENDING = "pending"
+        SENDING = "sending"
+        SENT = "sent"
+        DOUBTFUL = "doubtful"
+        FAILED = "failed"
+
+    id = IdField("mail")
+    organization = models.ForeignKey(
+        Organization, on_delete=models.PROTECT, null=True, related_name="+", db_index=False
+    )
+    kind = models.TextField(help_text="Such as invoice.finalized")
+    key = models.TextField()
+    recipient = models.TextField()
+    subject = models.TextField()
+    text = models.TextField()
+    html = models.TextField(default="")
+    attachments: models.JSONField[Any, Any] = models.JSONField(default=list)
+    state = models.TextField(choices=State.choices, default=State.PENDING)
+    attempts = models.IntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True)
+    leased_until = models.DateTimeField(null=True)
+    failure = models.TextField(default="")
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    sent_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "mail"
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(fields=("kind", "key", "recipient"), name="mail_once"),
+            models.CheckConstraint(name="mail_attempts_not_negative", condition=Q(attempts__gte=0)),
+            models.CheckConstraint(
+                name="mail_pending",
+                condition=(
+                    Q(state="pending", next_attempt_at__isnull=False)
+                    | ~Q(state="pending") & Q(next_attempt_at__isnull=True)
+                ),
+            ),
+            models.CheckConstraint(
+                name="mail_sent",
+                condition=Q(state="sent", sent_at__isnull=False) | ~Q(state="sent") & Q(sent_at__isnull=True),
+            ),
+        )
+        indexes = (
+            models.Index(fields=("next_attempt_at",), condition=Q(state="pending"), name="mail_waiting"),
+            models.Index(fields=("leased_until",), condition=Q(state="sending"), name="mail_sending"),
+        )
+
+    def __str__(self) -> str:
+        return ids.show("mail", self.pk)

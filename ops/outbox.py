@@ -1,19 +1,37 @@
 """What others are to be told: rows of the transaction that made it true. The only module that writes ``OutboxMessage``.
 
-Nothing is sent from here. Who delivers finds the rows that wait, so a crash between the commit and
-the sending loses nothing.
+Nothing is sent from here. A message that waits is handed on (``hand_on``) to all who make something of it: the
+deliveries to customers' endpoints, and mails. What they make are rows too, written in the one transaction that
+marks the message, so each is made exactly once, and a crash between a commit and the next step loses nothing:
+whoever comes by next finds the rows that wait.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db import connection
-from django.db.models import Q
+from django.db import Error, connection, transaction
+from django.db.models import F, Q, QuerySet
 
 from core import clock, ids
-from ops.models import OutboxMessage
+from core.transactions import is_outage
+from ops.models import OutboxMessage, WebhookDelivery
+
+log = logging.getLogger(__name__)
+
+# Who makes something of messages, by name: each is called once with every message, inside the transaction that hands
+# it on, and writes rows only. ``ops`` puts its own in here; apps above add theirs when they are ready.
+READERS: Final[dict[str, Callable[[OutboxMessage], None]]] = {}
+
+# A message that a reader could not take is handed on again after this, twice as long each time, up to an hour.
+PAUSE = timedelta(seconds=10)
+_DOUBLINGS_MAX = 8
+KEEP = timedelta(days=30)
+TRIM_ROWS = 1000
+TRIM_ROUNDS_MAX = 1000
 
 _POST = """
     INSERT INTO outbox (id, organization_id, kind, key, data, created_at, attempts)
@@ -62,7 +80,83 @@ def post_many(messages: Sequence[Message]) -> list[bool]:
 
 
 def waiting(limit: int) -> list[OutboxMessage]:
-    """Messages that are to be delivered now, oldest first."""
+    """Messages that are to be handed on now, oldest first."""
+    return list(_waiting()[:limit])
+
+
+def _waiting() -> QuerySet[OutboxMessage]:
     open_rows = OutboxMessage.objects.filter(delivered_at__isnull=True)
     due = open_rows.filter(Q(next_attempt_at__isnull=True) | Q(next_attempt_at__lte=clock.now()))
-    return list(due.order_by("id")[:limit])
+    return due.order_by("id")
+
+
+def post_handed_on(*, kind: str, organization_id: UUID, key: str, data: Mapping[str, Any]) -> UUID:
+    """Write a message inside the caller's transaction for which the caller makes all that follows; its id."""
+    assert connection.in_atomic_block, "a message needs the transaction of what it tells"
+    now = clock.now()
+    made = OutboxMessage.objects.create(
+        organization_id=organization_id, kind=kind, key=key, data=dict(data), created_at=now, delivered_at=now
+    )
+    found: UUID = made.pk
+    return found
+
+
+def hand_on(limit: int = 1000) -> int:
+    """Hand on what waits, oldest first, at most ``limit`` messages; how many. Any number may run it at once.
+
+    A message that a reader fails at is logged, waits, and holds up no other.
+    """
+    done = 0
+    for _ in range(limit):
+        handed = _hand_on_one()
+        if handed is None:
+            break
+        done += handed
+    return done
+
+
+def _hand_on_one() -> bool | None:
+    """Whether one message was handed on; None if none waits that nobody else is at."""
+    message: OutboxMessage | None = None
+    try:
+        with transaction.atomic(durable=True):
+            message = _waiting().select_for_update(no_key=True, skip_locked=True).first()
+            if message is None:
+                return None
+            for reader in READERS.values():
+                reader(message)
+            OutboxMessage.objects.filter(pk=message.pk).update(delivered_at=clock.now(), next_attempt_at=None)
+    except Exception as error:
+        # Whatever is wrong with one message must not stop all others; a database that is away is everybody's.
+        if message is None or (isinstance(error, Error) and is_outage(error)):
+            raise
+        log.exception("message %s could not be handed on", ids.show("evt", message.pk))
+        _put_off(message)
+        return False
+    return True
+
+
+def _put_off(message: OutboxMessage) -> None:
+    due = clock.now() + PAUSE * (1 << min(message.attempts, _DOUBLINGS_MAX))
+    OutboxMessage.objects.filter(pk=message.pk, delivered_at=None).update(
+        attempts=F("attempts") + 1, next_attempt_at=due
+    )
+
+
+def trim(*, at: datetime | None = None) -> int:
+    """Forget messages that were handed on ``KEEP`` before an instant (now) and are on their way nowhere; how many.
+
+    From then on the same happening could be told a second time: who posts must not come back to it so late.
+    """
+    end = (at or clock.now()) - KEEP
+    trimmed = 0
+    for _ in range(TRIM_ROUNDS_MAX):
+        sent = WebhookDelivery.objects.values("message_id")
+        old = OutboxMessage.objects.filter(pk__lt=ids.floor(end), delivered_at__lt=end).exclude(pk__in=sent)
+        done, _rows = OutboxMessage.objects.filter(
+            pk__in=list(old.order_by("pk").values_list("pk", flat=True)[:TRIM_ROWS])
+        ).delete()
+        trimmed += done
+        if done < TRIM_ROWS:
+            break
+    return trimmed

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from ops import idempotency, jobs
+from ops import deliveries, idempotency, jobs, mails, outbox
 
 
 @shared_task
@@ -21,3 +21,21 @@ def trim_job_periods() -> str:
 def trim_idempotency_keys() -> str:
     """Forget the answers that nobody may ask for again."""
     return jobs.run("trim_idempotency_keys", lambda: f"forgot {idempotency.trim()}")
+
+
+@shared_task
+def deliver_webhooks() -> str:
+    """Hand messages on, and send what is due to customers' endpoints."""
+    return jobs.run("deliver_webhooks", lambda: f"handed on {outbox.hand_on()}, {deliveries.send_due()}")
+
+
+@shared_task
+def send_mails() -> str:
+    """Send the mails that are due."""
+    return jobs.run("send_mails", mails.send_due)
+
+
+@shared_task
+def trim_messages() -> str:
+    """Forget deliveries and messages that are long done."""
+    return jobs.run("trim_messages", lambda: f"forgot {deliveries.trim()} deliveries, {outbox.trim()} messages")

@@ -120,6 +120,17 @@ def find_many(pairs: Collection[Pair]) -> dict[Pair, MemberFacts]:
     return _by_pair.get_many(pairs)
 
 
+def addresses(*, organization_id: UUID, having: str) -> list[str]:
+    """E-mail addresses of the active people of an organization whose role has a permission, in order.
+
+    ``billing:manage`` are owners, admins and who does the billing; in a personal organization it is the person.
+    """
+    rows = Member.objects.for_org(organization_id).filter(
+        removed_at__isnull=True, user__is_active=True, role__permissions__contains=[having]
+    )
+    return sorted(rows.values_list("user__email", flat=True))
+
+
 def _join(*, organization: Organization, user: User, role: str, by: Actor) -> Member:
     member = Member.objects.create(organization=organization, user=user, role=_role(role))
     audit.note(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from core.embedded import Postgres
 
 ROOT = Path(__file__).resolve().parent.parent
-_SETTING = re.compile(r"""\b(?:text|integer|flag|words|folder)\(\s*"([A-Z][A-Z0-9_]*)\"""")
+_SETTING = re.compile(r"""\b(?:text|integer|flag|choice|words|sender|folder)\(\s*"([A-Z][A-Z0-9_]*)\"""")
 # Nothing may change plans or hold the template open under a test; the log must not fill the memory.
 _SETTINGS = {"autovacuum": "off", "min_wal_size": "80MB", "max_wal_size": "512MB"}
 FOLDER_PREFIX = "tollbook-test-"

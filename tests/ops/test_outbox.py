@@ -12,13 +12,18 @@ from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from core import clock, ids
-from ops import outbox
+from ops import deliveries, outbox
 from ops.models import OutboxMessage
 from ops.outbox import Message
 from orgs.models import Organization
 from tests import desk
+from tests.billing import world as billing
 from tests.books import JOIN_SECONDS, Books
+from tests.clocks import Clock
+from tests.nursery import Nursery
+from tests.ops import hooks
 from tests.orgs import world
+from tests.proofs import proves
 
 WAITING_FOR_LOCKS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -138,6 +143,93 @@ def test_what_waits_is_what_is_not_delivered_and_due_oldest_first(db: None, monk
     assert [message.key for message in outbox.waiting(2)] == ["a", "c"]
     monkeypatch.setattr(clock, "now", lambda: now + timedelta(seconds=1))
     assert [message.key for message in outbox.waiting(10)] == ["a", "c", "d", "e"]
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One reader and no other; the keys of what it was handed."""
+    seen: list[str] = []
+    monkeypatch.setattr(outbox, "READERS", {"test": lambda message: seen.append(message.key)})
+    return seen
+
+
+def test_what_waits_is_handed_on_once_oldest_first(books: Books, reader: list[str]) -> None:
+    for key in "abc":
+        post(key)
+    assert outbox.hand_on(2) == 2
+    assert outbox.hand_on() == 1
+    assert outbox.hand_on() == 0
+    assert reader == ["a", "b", "c"]
+    assert not OutboxMessage.objects.filter(delivered_at=None).exists()
+
+
+def test_a_message_that_a_reader_fails_at_waits_and_holds_up_no_other(
+    books: Books,
+    fake_clock: Clock,
+    reader: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    acme = world.organization()
+
+    def fail(message: OutboxMessage) -> None:
+        Organization.objects.filter(pk=acme.pk).update(name=f"by {message.key}")
+        if message.key == "bad":
+            raise RuntimeError("no template")
+
+    monkeypatch.setitem(outbox.READERS, "bad", fail)
+    for key in ("bad", "good"):
+        post(key)
+    assert outbox.hand_on() == 1
+    assert Organization.objects.get(pk=acme.pk).name == "by good"
+    waits = OutboxMessage.objects.get(key="bad")
+    assert (waits.delivered_at, waits.attempts) == (None, 1)
+    assert waits.next_attempt_at == fake_clock.at + timedelta(seconds=10)
+    assert "RuntimeError: no template" in caplog.text
+    fake_clock.move(timedelta(seconds=9))
+    assert outbox.hand_on() == 0
+    assert OutboxMessage.objects.get(key="bad").attempts == 1
+    fake_clock.move(timedelta(seconds=1))
+    assert outbox.hand_on() == 0
+    assert OutboxMessage.objects.get(key="bad").next_attempt_at == fake_clock.at + timedelta(seconds=20)
+    fake_clock.move(timedelta(seconds=20))
+    outbox.READERS.pop("bad")
+    assert outbox.hand_on() == 1
+
+
+def test_eight_at_once_hand_each_message_on_once(books: Books, reader: list[str]) -> None:
+    for number in range(24):
+        post(str(number))
+    assert sum(books.together([outbox.hand_on] * 8)) == 24
+    assert sorted(reader) == sorted(map(str, range(24)))
+
+
+@proves("J04", guard="messages_commit_with_their_cause")
+def test_a_process_that_dies_right_after_its_commit_has_left_what_is_to_be_told(
+    books: Books, nursery: Nursery, reader: list[str], disabled_guard: str | None
+) -> None:
+    billing.organization("acme-labs")
+    ended = nursery.run(
+        "tests.ops.hooks:charge", dies_at="charge.after_commit", without=disabled_guard, slug="acme-labs"
+    )
+    assert ended.died, ended
+    assert outbox.hand_on() == 1
+    assert [message.kind for message in OutboxMessage.objects.all()] == ["wallet.empty"]
+    assert len(reader) == 1
+
+
+def test_what_is_long_done_is_forgotten_and_what_is_under_way_is_not(books: Books, reader: list[str]) -> None:
+    acme = world.organization()
+    kept = hooks.endpoint(acme)
+    for key in ("done", "waits", "sent"):
+        post(key, to=acme.pk)
+    outbox.hand_on(2)
+    sent = OutboxMessage.objects.get(key="waits")
+    deliveries._add(sent.pk, acme.pk, [kept.endpoint.pk])
+    later = clock.now() + timedelta(days=30)
+    assert outbox.trim(at=later - timedelta(minutes=1)) == 0
+    assert outbox.trim(at=later + timedelta(minutes=1)) == 1
+    assert sorted(OutboxMessage.objects.values_list("key", flat=True)) == ["sent", "waits"]
 
 
 def test_the_desk_reads_what_is_told_by_id_and_organization_and_changes_nothing(db: None) -> None:

@@ -1,0 +1,29 @@
+"""What customers can be told of: every kind of message that an endpoint may want, and what each means.
+
+The documentation (docs/guides/webhooks.md) lists the same. A message of another kind stays inside:
+it is for mails and for the desk.
+"""
+
+from types import MappingProxyType
+from typing import Final
+
+# What ``POST …/test`` sends; no endpoint has to want it.
+PING: Final = "ping"
+
+KINDS: Final = MappingProxyType(
+    {
+        "wallet.low": "The balance has fallen below the wallet's warning line.",
+        "wallet.empty": "Nothing is left to spend.",
+        "wallet.recovered": "The balance is above the warning line again.",
+        "topup.succeeded": "A top-up was paid and is credit now.",
+        "topup.failed": "A top-up was declined or given up.",
+        "recharge.stopped": "Automatic recharge was switched off after repeated declines.",
+        "invoice.finalized": "An invoice, statement or receipt has its number.",
+        "invoice.paid": "An invoice is paid in full.",
+        "invoice.overdue": "An invoice was not paid by its due date.",
+        "credit_note.issued": "A credit note was issued for an invoice.",
+        "dispute.opened": "A payment is disputed with the bank; what it paid for is frozen.",
+        "dispute.closed": "A dispute was won or lost.",
+        "webhook_endpoint.disabled": "An endpoint was disabled: it failed for days, or said that it is gone.",
+    }
+)
