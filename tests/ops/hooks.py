@@ -24,7 +24,7 @@ def endpoint(of: Organization, url: str = URL, *, kinds: Collection[str] = ()) -
 def tell(of: Organization | None, kind: str = "wallet.low", key: str = "1", **data: Any) -> UUID:
     """A message that waits; its id."""
     with transaction.atomic():
-        assert outbox.post(kind=kind, organization_id=of and of.pk, key=key, data=data)
+        assert outbox.post(kind=kind, organization_id=None if of is None else of.pk, key=key, data=data)
     found: UUID = OutboxMessage.objects.get(organization=of, kind=kind, key=key).pk
     return found
 
