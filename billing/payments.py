@@ -104,6 +104,11 @@ def reference_of(payment: Payment) -> str:
     return f"topup:{payment.subject_id}" if payment.purpose == Purpose.TOPUP else f"payment:{payment.pk}"
 
 
+def key_of(row: Payment) -> str:
+    """Under which Stripe is asked: the same for every attempt."""
+    return str(row.pk)
+
+
 def begin(payment_id: UUID, *, customer: str) -> Mapping[str, Any] | None:
     """Take the call on and write down its parameters; ``None`` if it is not to be made, or by somebody else.
 
@@ -115,7 +120,7 @@ def begin(payment_id: UUID, *, customer: str) -> Mapping[str, Any] | None:
 
 @transaction.atomic(durable=True)
 def _begin(payment_id: UUID, customer: str) -> Mapping[str, Any] | None:
-    row = Payment.objects.select_for_update(no_key=True).select_related("card").get(pk=payment_id)
+    row = Payment.objects.select_for_update(no_key=True).get(pk=payment_id)
     now = clock.now()
     if row.state == State.CALLED:
         asked_before = row.next_look_at is not None and row.next_look_at <= now and not row.intent_id
@@ -129,7 +134,8 @@ def _begin(payment_id: UUID, customer: str) -> Mapping[str, Any] | None:
         row.request = _parameters(row, customer)
     row.state, row.called_at = State.CALLED, row.called_at or now
     row.attempts += 1
-    row.next_look_at = now + DOUBT[min(row.attempts, len(DOUBT)) - 1]
+    # Once Stripe may have forgotten the key, it is looked through at once.
+    row.next_look_at = min(now + DOUBT[min(row.attempts, len(DOUBT)) - 1], row.called_at + KEY_LIFE)
     row.save(update_fields=["state", "called_at", "attempts", "next_look_at", "request", "deadline_at"])
     request: dict[str, Any] = row.request
     return request

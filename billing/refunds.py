@@ -269,7 +269,9 @@ def _begin(refund_id: UUID) -> Refund | None:
         return None
     row.state, row.called_at = State.CALLED, row.called_at or now
     row.attempts += 1
-    row.next_look_at = now + DOUBT[min(row.attempts, len(DOUBT)) - 1]
+    row.next_look_at = max(
+        now + DOUBT[0], min(now + DOUBT[min(row.attempts, len(DOUBT)) - 1], row.called_at + KEY_LIFE)
+    )
     row.save()
     return row
 

@@ -71,6 +71,9 @@ def ask(payment_id: UUID) -> None:
         told = _call(row, asked, at)
     except InDoubt as doubt:
         log.warning("payment %s is in doubt: %s", row, doubt)
+        if row.state == State.CALLED:
+            # An error that was saved under the key is all that asking again would ever get.
+            search(payment_id, at=at, is_proof=False)
         return
     except Failure as refusal:
         # A refusal is the answer to this call only: an earlier one may have gone through.
@@ -86,7 +89,7 @@ def ask(payment_id: UUID) -> None:
 def _call(row: Payment, asked: object, at: Client) -> Facts:
     """The call itself, under the payment's id. A declined card is an answer too."""
     assert isinstance(asked, dict)
-    key = str(row.pk)
+    key = payments.key_of(row)
     if row.method == Method.CHECKOUT:
         return facts.of_session(at.create_session(asked, key=key), None)
     try:
@@ -116,8 +119,11 @@ def _give_up(payment_id: UUID, failure: Failure) -> None:
     retry(settle)
 
 
-def search(payment_id: UUID, *, at: Client) -> None:
-    """Find a payment among all that its customer was asked for since; one that is not there never began."""
+def search(payment_id: UUID, *, at: Client, is_proof: bool = True) -> None:
+    """Find a payment among all that its customer was asked for since; one that is not there never began.
+
+    Unless that is no proof yet, because a call may still be on its way.
+    """
     row = Payment.objects.get(pk=payment_id)
     assert row.request is not None
     assert row.called_at is not None
@@ -128,12 +134,11 @@ def search(payment_id: UUID, *, at: Client) -> None:
         log.warning("payment %s could not be searched for: %s", row, doubt)
         return
     mine = [one for one in made if (one.get("metadata") or {}).get(facts.PAYMENT) == str(row.pk)]
-    if not mine:
+    if not mine and is_proof:
         _give_up(payment_id, Refused("never_made", "The payment never began."))
-        return
     for one in mine:
         session_id = one["id"] if row.method == Method.CHECKOUT else ""
-        look_at(payment_id, at=at, session_id=session_id, intent_id="" if session_id else one["id"])
+        _look_or_park(row, at=at, session_id=session_id, intent_id="" if session_id else one["id"])
 
 
 def look_at(
@@ -289,10 +294,15 @@ def look(payment_id: UUID) -> None:
         return
     if not (row.session_id or row.intent_id):
         return
+    _look_or_park(row, at=at)
+
+
+def _look_or_park(row: Payment, *, at: Client, session_id: str = "", intent_id: str = "") -> None:
+    """As ``look_at``; what does not fit leaves the payment to a person, and silence leaves it for later."""
     try:
-        look_at(payment_id, at=at)
+        look_at(row.pk, at=at, session_id=session_id, intent_id=intent_id)
     except Mismatch as mismatch:
-        payments.park(payment_id, reason=str(mismatch))
+        payments.park(row.pk, reason=str(mismatch))
     except (Refused, InDoubt) as doubt:
         log.warning("payment %s could not be looked at: %s", row, doubt)
 
