@@ -186,3 +186,10 @@ def shown(payment: Payment) -> str:
 def own(books: Books) -> None:
     """Only says that the test's own database is there."""
     assert books.name
+
+
+def ask_alone(payment_id: str, base: str, key: str) -> str:
+    """Ask for a payment in a process of its own; its state afterwards."""
+    with override_settings(STRIPE_API_KEY=key, STRIPE_API_BASE=base, PUBLIC_URL="https://tollbook.example"):
+        settlement.ask(UUID(payment_id))
+    return str(Payment.objects.get(pk=payment_id).state)
