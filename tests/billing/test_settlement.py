@@ -2,12 +2,26 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
-from billing import settlement
-from billing.models import Payment, TopUp
+import pytest
+from django.db import transaction
+
+from billing import ledger, payments, settlement, topups
+from billing.ledger import Move
+from billing.lots import Given
+from billing.models import Account, Payment, Recharge, Refund, TopUp, TransferKind
+from billing.processor import inbox
+from core import clock, errors, ids
+from metering.usage import started_at
+from orgs.models import Organization
+from tests.billing.corruption import broken
 from tests.billing.paying import (
     ASKS_ALWAYS,
+    BY,
     DECLINED,
+    PAYS,
     again,
     asked,
     at_stripe,
@@ -16,14 +30,16 @@ from tests.billing.paying import (
     fake,
     intents,
     later,
-    paid,
+    post,
+    shown,
     topup,
     with_card,
 )
 from tests.billing.world import assert_sound, organization, rows, standing
 from tests.books import Books
-from tests.clocks import Clock
+from tests.clocks import Clock, age
 from tests.fakes.stripe import StripeFake
+from tests.proofs import proves
 
 __all__ = ["fake"]
 
@@ -101,6 +117,7 @@ def test_a_page_that_nobody_pays_on_is_over_within_the_hour(books: Books, fake_c
     assert_sound()
 
 
+@proves("S11", guard="waiting_has_an_end")
 def test_a_customer_who_does_not_confirm_is_waited_for_half_an_hour(
     books: Books, fake_clock: Clock, fake: StripeFake
 ) -> None:
@@ -131,4 +148,187 @@ def test_a_payment_that_nobody_asked_for_before_the_process_died_is_asked_for(
     assert again(made).state == "succeeded"
     assert standing(acme).posted == 50
     assert Payment.objects.count() == 1
-    assert paid
+
+
+# Two payments for one thing (S10). The invoice is a stand-in: it takes whatever it is handed first.
+
+
+def _invoice_payment(owner: Organization, invoice: UUID) -> Payment:
+    with transaction.atomic():
+        return payments.open_one(
+            organization_id=owner.pk, purpose="invoice", subject_id=invoice, amount_usd=Decimal("80.50"),
+            method="checkout",
+        )  # fmt: skip
+
+
+@proves("S10", guard="what_was_paid_twice_goes_back")
+def test_what_is_paid_twice_goes_back_by_itself(
+    books: Books, fake: StripeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme, invoice = organization("acme"), ids.new()
+    taken: list[UUID] = []
+
+    def receive(row: Payment) -> bool:
+        taken.append(row.pk)
+        move = Move(
+            row.organization_id, TransferKind.TOPUP, Account.STRIPE_CLEARING, Account.WALLET, row.amount_usd,
+            payments.reference_of(row), "tests", "paid",
+            given=Given(ids.new(), row.organization_id, "purchased", row.amount_usd, started_at(),
+                payments.reference_of(row), Account.STRIPE_CLEARING, "tests", "paid"),
+        )  # fmt: skip
+        ledger.post([move], at=started_at())
+        return True
+
+    monkeypatch.setattr(settlement, "_receive", receive)
+    first = _invoice_payment(acme, invoice)
+    settlement.ask(first.pk)
+    # We took it for ended, and so asked again; then the customer pays both pages at once.
+    Payment.objects.filter(pk=first.pk).update(state="canceled", settled_at=clock.now())
+    second = _invoice_payment(acme, invoice)
+    settlement.ask(second.pk)
+    for one in (second, first):
+        fake.pay(again(one).session_id or "")
+    deliver(fake)
+    deliver(fake)
+    assert taken == [second.pk]
+    assert (again(first).state, again(first).surplus, again(first).refunded_usd) == ("succeeded", True, Decimal("80.5"))
+    assert (again(second).surplus, again(second).refunded_usd) == (False, 0)
+    assert [(row.origin, row.state, row.amount_usd) for row in Refund.objects.all()] == [
+        ("automatic", "succeeded", Decimal("80.5"))
+    ]
+    assert standing(acme).posted == Decimal("80.5")
+    assert clearing() * 100 == fake.balance()
+    assert rows("SELECT count(*) FROM outbox WHERE kind = 'refund.automatic'") == [(1,)]
+
+
+def test_while_a_payment_is_open_there_is_no_second_one(books: Books, fake: StripeFake) -> None:
+    acme, invoice = organization("acme"), ids.new()
+    _invoice_payment(acme, invoice)
+    with pytest.raises(payments.PaymentOpen):
+        _invoice_payment(acme, invoice)
+    assert Payment.objects.count() == 1
+
+
+# A wallet that pays by itself (W17 is in test_topups.py).
+
+
+def _recharging(fake: StripeFake, number: str = PAYS) -> Organization:
+    acme = with_card(fake, number=number, usd="1")
+    topups.set_recharge(
+        organization_id=acme.pk, threshold_usd=Decimal(5), amount_usd=Decimal(20), monthly_cap_usd=Decimal(100), by=BY
+    )
+    return acme
+
+
+def test_a_low_wallet_is_filled_from_its_card_once(books: Books, fake: StripeFake) -> None:
+    acme = _recharging(fake)
+    books.together([settlement.recharge] * 6)
+    assert standing(acme).posted == 21
+    assert [one["status"] for one in intents(fake)] == ["succeeded"]
+    deliver(fake)
+    settlement.recharge()
+    assert standing(acme).posted == 21
+    assert list(TopUp.objects.values_list("automatic", "state")) == [(True, "succeeded")]
+    assert_sound()
+
+
+def test_a_card_whose_bank_wants_the_customer_declines_and_is_switched_off_in_the_end(
+    books: Books, fake_clock: Clock, fake: StripeFake
+) -> None:
+    acme = _recharging(fake, ASKS_ALWAYS)
+    for _ in range(24):
+        settlement.recharge()
+        later(fake, fake_clock, HOUR)
+    assert list(TopUp.objects.values_list("state", "failure")) == [("failed", "authentication_required")] * 4
+    assert not Recharge.objects.get().enabled
+    assert rows("SELECT data->>'failure' FROM outbox WHERE kind = 'recharge.stopped'") == [("authentication_required",)]
+    assert [one["status"] for one in intents(fake)] == ["canceled"] * 4
+    assert standing(acme).posted == 1
+
+
+def test_a_wallet_without_a_card_rests_as_after_a_decline(books: Books, fake: StripeFake) -> None:
+    acme = organization("acme", usd="1")
+    topups.set_recharge(
+        organization_id=acme.pk, threshold_usd=Decimal(5), amount_usd=Decimal(20), monthly_cap_usd=Decimal(100), by=BY
+    )
+    settlement.recharge()
+    settlement.recharge()
+    assert list(TopUp.objects.values_list("state", "failure")) == [("failed", "no_card")]
+    assert intents(fake) == []
+
+
+def test_a_wallet_asks_for_whole_cents(books: Books, fake: StripeFake) -> None:
+    acme = with_card(fake, usd="0.000000000001")
+    topups.set_recharge(
+        organization_id=acme.pk, threshold_usd=Decimal(30), amount_usd=Decimal(20), monthly_cap_usd=Decimal(100), by=BY
+    )
+    settlement.recharge()
+    assert list(TopUp.objects.values_list("amount_usd", "state")) == [(Decimal(30), "succeeded")]
+
+
+def test_a_process_that_died_after_a_wallet_asked_leaves_it_to_the_next(books: Books, fake: StripeFake) -> None:
+    acme = _recharging(fake)
+    topups.open_due()
+    assert Payment.objects.count() == 0
+    settlement.recharge()
+    assert standing(acme).posted == 21
+
+
+def test_without_a_key_nothing_is_asked_and_the_books_are_sound(books: Books, settings: Any) -> None:
+    settings.STRIPE_API_KEY = ""
+    acme = organization("acme", usd="1")
+    topups.set_recharge(
+        organization_id=acme.pk, threshold_usd=Decimal(5), amount_usd=Decimal(20), monthly_cap_usd=Decimal(100), by=BY
+    )
+    assert (settlement.recharge(), settlement.sweep(), inbox.sweep()) == ("payments are off",) * 3
+    assert not TopUp.objects.exists()
+    assert_sound()
+
+
+def test_wallets_may_be_limited_at_once_and_within_a_day(books: Books, fake_clock: Clock, fake: StripeFake) -> None:
+    acme = with_card(fake)
+    topups.set_limits(
+        organization_id=acme.pk, topup_usd=Decimal(30), daily_usd=Decimal(45), reason="new customer", by=BY
+    )
+    with pytest.raises(errors.OutOfRange, match="at most 30 for"):
+        topup(acme, "30.01")
+    asked(acme, "30", method="card")
+    with pytest.raises(errors.OutOfRange, match="at most 15 more"):
+        topup(acme, "15.01")
+    fake_clock.move(timedelta(hours=24))
+    assert asked(acme, "30", method="card").state == "succeeded"
+
+
+def test_one_top_up_of_a_wallet_is_open(books: Books, fake: StripeFake) -> None:
+    acme = organization("acme")
+    first = asked(acme)
+    with pytest.raises(topups.TopUpOpen, match=shown(first)):
+        topup(acme)
+
+
+@proves("V21", guard="payments_cannot_be_forgotten")
+def test_verify_finds_a_payment_that_nobody_followed(books: Books, fake: StripeFake) -> None:
+    made = topup(organization("acme"))
+    assert_sound()
+    age(books, "payment", by=timedelta(hours=25))
+    assert broken() == {"V21": f"1 broken: {_line(made)}"}
+
+
+def _line(made: Payment) -> str:
+    return f"payment {made.pk} of {made.organization_id} is pending since {_since(made)}"
+
+
+def _since(made: Payment) -> str:
+    return str(rows("SELECT created_at::text FROM payment WHERE id = %s", made.pk)[0][0])
+
+
+@proves("V22", guard="events_cannot_be_forgotten")
+def test_verify_finds_an_event_that_nobody_handled(books: Books, fake: StripeFake) -> None:
+    made = asked(organization("acme"))
+    fake.pay(made.session_id or "")
+    (event,) = fake.webhooks.events("payment_intent.succeeded")
+    post(fake, event)
+    assert_sound()
+    age(books, "stripe_event", by=timedelta(minutes=11))
+    assert set(broken()) == {"V22"}
+    assert event in broken()["V22"]
