@@ -1,0 +1,31 @@
+"""Guards of periods, documents and their payment."""
+
+import importlib
+from datetime import datetime
+from typing import Any
+
+from tests.guards import Disabled, _verified, guard, patched, rewritten
+
+_verified("V15", "documents_are_held_against_the_ledger", "adds up lines, and each period's transfers, again.")
+_verified("V16", "periods_are_held_together", "looks for gaps between periods, and for what lies over another.")
+_verified("V17", "numbers_are_counted", "counts the numbers of each series, and follows them through time.")
+_verified("V18", "transfers_are_looked_for_in_periods", "looks for the one period that each transfer lies in.")
+
+
+@guard("anchors_are_kept")
+def _() -> Disabled:
+    """The next edge is worked out from the anchor day, not from the day on which the last period ended."""
+    periods = importlib.import_module("billing.periods")
+    after = periods._after
+
+    def drifting(at: datetime, *, anchor_day: int, zone: Any) -> datetime:
+        edge: datetime = after(at, anchor_day=at.astimezone(zone).day, zone=zone)
+        return edge
+
+    return patched("billing.periods._after", drifting)
+
+
+@guard("periods_are_taken_under_their_lock")
+def _() -> Disabled:
+    """Whoever drafts or finalizes looks at the period's state under its row lock."""
+    return rewritten('FROM "billing_period" WHERE ("billing_period"."id" IN', "FROM billing_period WHERE (true OR")
