@@ -29,3 +29,16 @@ def _() -> Disabled:
 def _() -> Disabled:
     """Whoever drafts or finalizes looks at the period's state under its row lock."""
     return rewritten('FROM "billing_period" WHERE ("billing_period"."id" IN', "FROM billing_period WHERE (true OR")
+
+
+@guard("numbers_are_given_with_their_documents")
+def _() -> Disabled:
+    """A number is counted up by the transaction that issues its document."""
+    give = importlib.import_module("billing.numbers").give
+
+    def commit_early(entity: Any) -> Any:
+        number = give(entity)
+        importlib.import_module("django.db").connection.connection.commit()
+        return number
+
+    return patched("billing.numbers.give", commit_early)
