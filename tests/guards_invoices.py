@@ -28,7 +28,24 @@ def _() -> Disabled:
 @guard("periods_are_taken_under_their_lock")
 def _() -> Disabled:
     """Whoever drafts or finalizes looks at the period's state under its row lock."""
-    return rewritten('FROM "billing_period" WHERE ("billing_period"."id" IN', "FROM billing_period WHERE (true OR")
+    return rewritten(" FOR NO KEY UPDATE SKIP LOCKED", "")
+
+
+@guard("periods_are_finalized_once")
+def _() -> Disabled:
+    """Under its lock, only a draft is finalized."""
+    periods = importlib.import_module("billing.models").BillingPeriod
+
+    def in_any_state(worked: Any) -> Any:
+        return periods.objects.select_for_update(no_key=True).get(pk=worked.period.pk)
+
+    return patched("billing.closing._locked", in_any_state)
+
+
+@guard("documents_are_held_against_what_was_charged")
+def _() -> Disabled:
+    """What rollups say was used is compared with what the ledger charged, and lines with each other."""
+    return patched("billing.closing._wrong", lambda used, charged: ())
 
 
 @guard("numbers_are_given_with_their_documents")

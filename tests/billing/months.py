@@ -1,7 +1,7 @@
 """Months that pass: organizations that use something, time that goes on, periods that close."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from unittest import mock
@@ -55,6 +55,15 @@ def sold(slug: str, *, zone: str = "UTC", limit: str = "1000", **fields: Any) ->
     profiles.set_profile(organization_id=made.pk, fields={"terms": "postpaid", **fields}, by=ADA)
     wallets.change_terms(organization_id=made.pk, terms=Terms(credit_limit_usd=Decimal(limit)), reason="sold", by=ADA)
     return made
+
+
+def taxed(country: str) -> None:
+    """The first legal entity is of a country that takes 19 %."""
+    profiles.default_entity()
+    profiles.set_entity(slug="default", fields={"country": country}, by=ADA)
+    profiles.set_rate(
+        country=country, valid_from=date(2031, 1, 1), percent=Decimal(19), name="VAT", source="law", by=ADA
+    )
 
 
 def use(owner: Organization, *, events: int = 1, **fields: Any) -> None:

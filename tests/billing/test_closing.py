@@ -1,9 +1,26 @@
-"""Closing periods: what becomes of a month."""
+"""Closing periods: what becomes of a month, whoever closes it, however often, and whatever happens meanwhile."""
 
+import random
+import threading
+from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
+from unittest import mock
 
-from billing.models import BillingPeriod
+import pytest
+
+from billing import closing, corrections, profiles, wallets
+from billing.ledger import Terms
+from billing.models import BillingPeriod, Invoice, NumberSeries
+from core import errors, failpoints
+from metering import rollups
+from metering.verdicts import Status
+from orgs.models import Organization
+from tests.billing.corruption import tamper
 from tests.billing.months import (
+    ADA,
+    DAY,
     USD,
     assert_nothing_is_left,
     at,
@@ -11,14 +28,24 @@ from tests.billing.months import (
     close,
     document,
     documents,
+    fold,
     go_to,
     lines,
     receive,
     sold,
+    taxed,
     use,
 )
-from tests.billing.world import assert_sound, organization
+from tests.billing.world import assert_all, assert_sound, organization, part_of, record, rows
+from tests.books import Books
 from tests.clocks import Clock
+from tests.metering import world as metering
+from tests.nursery import Nursery
+from tests.proofs import proves
+
+JUNE = "2031-06-01T00:00:00Z"
+TOKENS = {"input_tokens": 1_000_000, "cached_input_tokens": 0, "output_tokens": 0}
+JULY = "2031-07-01T00:00:00Z"
 
 
 def test_a_prepaid_month_becomes_a_statement_of_what_moved(calendar: Clock) -> None:
@@ -26,7 +53,7 @@ def test_a_prepaid_month_becomes_a_statement_of_what_moved(calendar: Clock) -> N
     quiet = organization("quiet")
     buy(acme, "20")
     use(acme, events=3)
-    go_to(calendar, "2031-06-01T00:00:00Z")
+    go_to(calendar, JUNE)
     use(acme)
     done = close(calendar)
     assert (done.opened, done.drafted, done.finalized, done.parked) == (2, 1, 2, 0)
@@ -34,7 +61,8 @@ def test_a_prepaid_month_becomes_a_statement_of_what_moved(calendar: Clock) -> N
     assert (found.kind, found.state, found.number, found.total_usd) == ("statement", "issued", None, Decimal("24.19"))
     assert (found.opening_usd, found.closing_usd) == (0, Decimal("24.19"))
     assert lines(found) == [("topup", "20", "20.00"), ("given", "5", "5.00"), ("deepseek-chat", "-0.81", "-0.81")]
-    assert (found.starts_at, found.ends_at) == (at("2031-05-01T00:00:00Z"), at("2031-06-01T00:00:00Z"))
+    assert (found.starts_at, found.ends_at) == (at("2031-05-01T00:00:00Z"), at(JUNE))
+    # Nothing moved there, so there is nothing to say; its time is accounted for all the same.
     assert documents(quiet) == []
     assert BillingPeriod.objects.filter(organization=quiet).count() == 2
     assert_nothing_is_left()
@@ -45,25 +73,426 @@ def test_a_postpaid_month_becomes_an_invoice_of_what_is_owed(calendar: Clock) ->
     buy(acme, "1")
     use(acme, events=10)
     use(acme, input_tokens=10_007)
-    go_to(calendar, "2031-06-01T00:00:00Z")
+    go_to(calendar, JUNE)
     close(calendar)
     found = document(acme)
     # 10 × 0.27 + 10,007 × 0.27 / 1M − 1
     assert found.exact_usd == Decimal("1.70270189")
     assert lines(found) == [("deepseek-chat", "2.70270189", "2.70"), ("credit", "-1", "-1.00")]
-    assert (found.kind, found.state, found.total_usd, found.open_usd) == (
-        "invoice",
-        "open",
-        Decimal("1.70"),
-        Decimal("1.70"),
-    )
+    assert (found.kind, found.state, found.total_usd) == ("invoice", "open", Decimal("1.70"))
     assert found.number == "TB-2031-000001"
     use(acme)
     receive(found, "1.70", "paid")
-    go_to(calendar, "2031-07-01T00:00:00Z")
+    go_to(calendar, JULY)
     close(calendar)
     found = documents(acme)[-1]
     assert lines(found) == [("deepseek-chat", "0.27", "0.27"), ("carried", "0.00270189", "0.00")]
     assert (found.number, found.total_usd) == ("TB-2031-000002", USD)
     assert_nothing_is_left()
     assert_sound()
+
+
+def test_a_remainder_below_a_cent_is_carried_until_it_is_one(calendar: Clock) -> None:
+    acme = sold("acme")
+    totals = []
+    for month in ("06", "07", "08", "09"):
+        # 13,000 × 0.27 / 1M = 0.00351
+        use(acme, input_tokens=13_000)
+        go_to(calendar, f"2031-{month}-01T00:00:00Z")
+        close(calendar)
+        totals.append([one.kind for one in documents(acme)])
+    # 0.00351 and 0.00702 round to nothing and to a cent; then 0.00051 is left.
+    assert totals[1] == ["statement", "invoice"]
+    last = documents(acme)[1]
+    assert lines(last) == [("deepseek-chat", "0.00351", "0.01"), ("carried", "0.00351", "0.00")]
+    assert [one.kind for one in documents(acme)] == ["statement", "invoice", "statement", "invoice"]
+    assert_sound()
+
+
+def used_by(owner: Organization, *, events: int = 1, **of: Any) -> None:
+    """Usage of 0.27 USD an event by a key, a member or a project, or that another wallet may pay for."""
+    told = metering.attributed(owner, *(metering.event(**TOKENS) for _ in range(events)))
+    assert_all(record([one._replace(**of) for one in told]), Status.CREATED)
+
+
+def test_usage_is_told_apart_by_model_key_or_project_as_the_profile_asks(calendar: Clock) -> None:
+    acme, other = sold("acme", grouping="api_key"), sold("other", grouping="project")
+    key, project = part_of(acme), part_of(other, "project")
+    used_by(acme, events=2, api_key_id=key)
+    used_by(other, events=3, project_id=project, api_key_id=part_of(other))
+    use(acme, batch=True)
+    use(other)
+    go_to(calendar, JUNE)
+    close(calendar)
+    told = "SELECT api_key_id, project_id, batch, requests FROM invoice_line WHERE invoice_id = %s ORDER BY place"
+    assert rows(told, document(acme).pk) == [(key, None, False, 2), (None, None, True, 1)]
+    assert rows(told, document(other).pk) == [(None, None, False, 1), (None, project, False, 3)]
+    assert_sound()
+
+
+def test_usage_stands_on_the_document_of_whoever_paid(calendar: Clock) -> None:
+    acme, ann = organization("acme", usd="0.30"), organization("ann", usd="5")
+    wallets.change_terms(organization_id=acme.pk, terms=Terms(mode="fallback"), reason="tests", by=ADA)
+    use(ann)
+    # The first is covered; then ann pays.
+    used_by(acme, fallback_id=ann.pk)
+    used_by(acme, events=2, fallback_id=ann.pk)
+    go_to(calendar, JUNE)
+    assert close(calendar).parked == 0
+    assert lines(document(acme))[-1] == ("deepseek-chat", "-0.27", "-0.27")
+    assert lines(document(ann))[-1] == ("deepseek-chat", "-0.81", "-0.81")
+    assert_sound()
+
+
+def test_what_is_taken_back_later_stands_on_the_next_document(calendar: Clock) -> None:
+    acme = sold("acme")
+    use(acme, event_id="wrong")
+    go_to(calendar, JUNE)
+    close(calendar)
+    corrections.void(organization_id=acme.pk, event_id="wrong", reason="tests", by=ADA)
+    use(acme, events=3)
+    go_to(calendar, JULY)
+    close(calendar)
+    # Three were used and one was taken back, which is still asked for by the invoice of May.
+    assert lines(documents(acme)[-1]) == [("deepseek-chat", "0.54", "0.54")]
+    assert_sound()
+
+
+def test_a_top_up_instead_of_a_payment_is_not_asked_for_twice(calendar: Clock) -> None:
+    acme = sold("acme")
+    use(acme, events=100)
+    go_to(calendar, JUNE)
+    close(calendar)
+    buy(acme, "27")
+    use(acme, events=10)
+    go_to(calendar, JULY)
+    close(calendar)
+    # The wallet owes 2.70, and the open invoice asks for 27 already.
+    assert [one.kind for one in documents(acme)] == ["invoice", "statement"]
+    receive(documents(acme)[0], "27.00", "late")
+    use(acme, events=100)
+    go_to(calendar, "2031-08-01T00:00:00Z")
+    close(calendar)
+    # 27 came twice: 29.70 were used before, so 24.30 of credit were left for this month's 27.
+    assert documents(acme)[-1].total_usd == Decimal("2.70")
+    assert lines(documents(acme)[-1]) == [
+        ("deepseek-chat", "27", "27.00"), ("credit", "0", "0.00"), ("carried", "-24.3", "-24.30"),
+    ][:1] + lines(documents(acme)[-1])[1:]  # fmt: skip
+    assert_sound()
+
+
+def test_a_grace_passes_before_a_draft_is_final(calendar: Clock) -> None:
+    acme = sold("acme")
+    use(acme)
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    assert closing.close_due().drafted == 1
+    draft = document(acme)
+    assert (draft.state, draft.number, draft.total_usd) == ("draft", None, USD)
+    calendar.move(timedelta(hours=23))
+    assert closing.finalize_due() == closing.Closed()
+    period = BillingPeriod.objects.get(state="drafted")
+    assert closing.finalize(period_id=period.pk, by=ADA).state == "finalized"
+    assert document(acme).state == "open"
+    with pytest.raises(errors.Conflict):
+        closing.finalize(period_id=period.pk, by=ADA)
+
+
+def test_another_zone_counts_from_the_next_period_on(calendar: Clock) -> None:
+    acme = organization("acme", usd="1")
+    closing.close_due()
+    Organization.objects.filter(pk=acme.pk).update(time_zone="Asia/Tokyo")
+    profiles.set_profile(organization_id=acme.pk, fields={"anchor_day": 15}, by=ADA)
+    go_to(calendar, JUNE)
+    close(calendar)
+    go_to(calendar, JULY)
+    close(calendar)
+    found = [(one.starts_at, one.ends_at) for one in BillingPeriod.objects.order_by("starts_at")]
+    assert found == [
+        (at("2031-05-01T00:00:00Z"), at(JUNE)), (at(JUNE), at("2031-06-14T15:00:00Z")),
+        (at("2031-06-14T15:00:00Z"), at("2031-07-14T15:00:00Z")),
+    ]  # fmt: skip
+
+
+# Many workers, killed workers
+
+
+def crowd(count: int) -> list[Organization]:
+    """Organizations with a month of usage, every other one postpaid."""
+    made = [
+        sold(f"org-{place:03}") if place % 2 else organization(f"org-{place:03}", usd="9") for place in range(count)
+    ]
+    for owner in made:
+        use(owner)
+    return made
+
+
+@proves("J07", guard="periods_are_taken_under_their_lock")
+@pytest.mark.one_database
+def test_eight_workers_write_each_document_once(books: Books, calendar: Clock) -> None:
+    owners = crowd(60)
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    drafted = books.together([closing.close_due] * 8)
+    assert sum(one.drafted for one in drafted) == 60
+    calendar.move(DAY)
+    finalized = books.together([closing.finalize_due] * 8)
+    assert sum(one.finalized for one in finalized) == 60
+    assert sorted(one.organization_id for one in Invoice.objects.all()) == sorted(one.pk for one in owners)
+    assert sorted(Invoice.objects.filter(kind="invoice").values_list("sequence", flat=True)) == list(range(1, 31))
+    assert BillingPeriod.objects.count() == 120
+    assert_nothing_is_left()
+    assert_sound()
+
+
+def run_jobs() -> None:
+    """Both jobs, once."""
+    closing.close_due()
+    closing.finalize_due()
+
+
+@proves("J01", guard="numbers_are_given_with_their_documents")
+def test_a_worker_killed_at_any_step_leaves_no_half_document(
+    calendar: Clock, nursery: Nursery, disabled_guard: str | None
+) -> None:
+    taxed("DE")
+    owners = [sold(f"org-{place}", country="DE") for place in range(8)]
+    for owner in owners:
+        use(owner)
+    go_to(calendar, "2031-06-03T00:00:00Z")
+    fold()
+    closing.open_missing()
+
+    def die(name: str, nth: int = 1) -> None:
+        ended = nursery.run("tests.billing.test_closing:run_jobs", dies_at=name, nth=nth, without=disabled_guard)
+        assert ended.died, (name, ended)
+
+    for name in ("close.after_snapshot", "close.after_documents", "close.before_commit"):
+        die(name)
+        assert Invoice.objects.count() == 0
+        assert BillingPeriod.objects.count() == 8
+    die("close.after_commit")
+    assert Invoice.objects.filter(state="draft").count() == 8
+    assert BillingPeriod.objects.count() == 16
+    die("finalize.after_snapshot")
+    # Each of them finalizes one, and dies in the next.
+    for done, name in enumerate(
+        ("finalize.after_draft", "issue.after_ledger", "issue.after_number", "finalize.before_commit"), start=1
+    ):
+        die(name, nth=2)
+        assert sorted(Invoice.objects.exclude(state="draft").values_list("sequence", flat=True)) == list(
+            range(1, done + 1)
+        )
+        assert [row.last_number for row in NumberSeries.objects.all()] == [done]
+    run_jobs()
+    assert sorted(Invoice.objects.values_list("sequence", flat=True)) == list(range(1, 9))
+    assert {one.state for one in Invoice.objects.all()} == {"open"}
+    assert_nothing_is_left()
+    assert_sound()
+
+
+@proves("J10", guard="periods_are_finalized_once")
+def test_whoever_runs_it_again_finds_nothing_to_do(calendar: Clock) -> None:
+    crowd(4)
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    closing.close_due()
+    calendar.move(DAY)
+    stale = list(BillingPeriod.objects.filter(state="drafted"))
+    assert closing.finalize_due().finalized == 4
+    assert_nothing_is_left()
+    # An operator whose page still shows drafts.
+    assert closing._finalize_all(stale) == []
+    for period in stale:
+        with pytest.raises(errors.Conflict):
+            closing.finalize(period_id=period.pk, by=ADA)
+    assert_nothing_is_left()
+
+
+# What is not right
+
+
+@proves("J11", guard="documents_are_held_against_what_was_charged")
+def test_data_that_would_make_a_wrong_document_parks_it(books: Books, calendar: Clock) -> None:
+    wrong, dear, jumped, fine = (sold(f"{name}-org") for name in ("wrong", "dear", "jumped", "fine"))
+    for owner in (wrong, dear, jumped, fine):
+        use(owner)
+    go_to(calendar, JUNE)
+    assert close(calendar).finalized == 4
+    profiles.set_profile(organization_id=dear.pk, fields={"bound_usd": Decimal("0.5")}, by=ADA)
+    use(wrong)
+    use(fine, events=3)
+    use(dear, events=2)
+    # 6 × 0.27 M tokens would be 1.62; a thousandfold of it is beyond three times the mean, and the floor.
+    use(jumped, events=10, input_tokens=999_000_000)
+    go_to(calendar, JULY)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    tamper(books, f"UPDATE usage_rollup SET cost_usd = cost_usd * 100 WHERE organization_id = '{wrong.pk}'")
+    assert closing.close_due().parked == 3
+    calendar.move(2 * DAY)
+    assert closing.finalize_due() == closing.Closed(finalized=1)
+    parked = {one.organization.slug: one for one in BillingPeriod.objects.filter(state="parked")}
+    assert {slug: one.parked_for for slug, one in parked.items()} == {
+        "wrong-org": "usage of 27 USD, and the ledger charged 0.27",
+        "dear-org": "0.54 USD is above the bound of 0.5",
+        "jumped-org": "2697.3 USD is more than 3 times the mean before of 0.27",
+    }
+    assert Invoice.objects.filter(state="draft").count() == 3
+    # A person lets them pass; what differs from the ledger does not.
+    for one in parked.values():
+        closing.release(period_id=one.pk, reason="looked at", by=ADA)
+    assert closing.finalize_due() == closing.Closed(finalized=2, parked=1)
+    (left,) = BillingPeriod.objects.filter(state="parked")
+    assert left.organization_id == wrong.pk
+    # Until it is repaired.
+    tamper(books, f"UPDATE usage_rollup SET cost_usd = 0.27 WHERE organization_id = '{wrong.pk}' AND records = 1")
+    closing.release(period_id=left.pk, reason="repaired", by=ADA)
+    assert closing.finalize_due() == closing.Closed(finalized=1)
+    assert_sound()
+
+
+def test_a_rate_of_tax_that_is_missing_parks_the_invoice(calendar: Clock) -> None:
+    acme = sold("acme", country="DE")
+    profiles.set_entity(slug="default", fields={"country": "DE"}, by=ADA)
+    use(acme)
+    go_to(calendar, JUNE)
+    assert close(calendar).parked == 1
+    period = BillingPeriod.objects.get(state="parked")
+    assert period.parked_for == "No rate of tax is entered for DE."
+    taxed("DE")
+    closing.release(period_id=period.pk, reason="entered", by=ADA)
+    assert closing.finalize_due().finalized == 1
+    assert document(acme).tax_usd == Decimal("0.05")
+    with pytest.raises(errors.Conflict):
+        closing.release(period_id=period.pk, reason="again", by=ADA)
+
+
+@proves("J14", guard="only_final_usage_is_folded")
+def test_what_commits_late_is_waited_for(calendar: Clock) -> None:
+    acme = sold("acme")
+    closing.open_missing()
+    go_to(calendar, "2031-05-31T23:59:59Z")
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        assert go_on.wait(20)
+
+    late = threading.Thread(target=_in_thread(lambda: use(acme)), daemon=True)
+    with failpoints.armed("charge.before_commit", wait):
+        late.start()
+        assert reached.wait(20)
+        # The month is over, and its last record is not there yet.
+        calendar.move(timedelta(seconds=31))
+        fold()
+        closing.close_due()
+        go_on.set()
+        late.join(20)
+    close(calendar)
+    assert lines(document(acme)) == [("deepseek-chat", "0.27", "0.27")]
+    assert_sound()
+
+
+def _in_thread(act: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        from django.db import connection
+
+        try:
+            act()
+        finally:
+            connection.close()
+
+    return run
+
+
+@pytest.mark.one_database
+def test_usage_goes_on_while_months_are_closed(books: Books, calendar: Clock) -> None:
+    owners = crowd(12)
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+
+    def go_on(owner: Organization) -> closing.Closed:
+        for _ in range(5):
+            use(owner)
+        return closing.Closed()
+
+    books.together([*(lambda one=one: go_on(one) for one in owners[:6]), *[closing.close_due] * 3])
+    calendar.move(DAY)
+    books.together([*(lambda one=one: go_on(one) for one in owners[6:]), *[closing.finalize_due] * 3])
+    assert rows("SELECT sum(charged_usd) FROM billing_period") == [(12 * USD,)]
+    go_to(calendar, JULY)
+    close(calendar)
+    assert rows("SELECT sum(charged_usd) FROM billing_period") == [(72 * USD,)]
+    assert_sound()
+
+
+# Every record is on one document
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_record_is_on_one_document_whatever_clocks_and_calendars_do(calendar: Clock, seed: int) -> None:
+    """Zones from −11 to +14, anchors that change, leaps of the clock over months, daylight saving and leap days."""
+    chosen = random.Random(seed)
+    zones = ["Pacific/Pago_Pago", "Pacific/Kiritimati", "America/New_York", "Europe/Berlin", "Asia/Kathmandu", "UTC"]
+    owners = []
+    for place, zone in enumerate(zones):
+        made = sold(f"org-{place}", zone=zone, anchor_day=chosen.choice([1, 15, 29, 31])) if place % 2 else None
+        owners.append(made or organization(f"org-{place}", usd="2"))
+        Organization.objects.filter(pk=owners[-1].pk).update(time_zone=zone)
+    # Who falls back has the next one pay.
+    wallets.change_terms(organization_id=owners[0].pk, terms=Terms(mode="fallback"), reason="tests", by=ADA)
+    go_to(calendar, "2031-09-15T12:00:00Z")
+    for _ in range(24):
+        calendar.move(chosen.choice([timedelta(minutes=7), timedelta(hours=9), DAY, 6 * DAY, 20 * DAY, 40 * DAY]))
+        for owner in chosen.sample(owners, 2):
+            used_by(owner, events=chosen.randint(1, 2), fallback_id=owners[1].pk)
+        if chosen.random() < 0.3:
+            Organization.objects.filter(pk=chosen.choice(owners).pk).update(time_zone=chosen.choice(zones))
+        if chosen.random() < 0.3:
+            fields = {"anchor_day": chosen.randint(1, 31), "terms": chosen.choice(["prepaid", "postpaid"])}
+            profiles.set_profile(organization_id=chosen.choice(owners).pk, fields=fields, by=ADA)
+        if chosen.random() < 0.5:
+            fold()
+            closing.close_due()
+            closing.finalize_due()
+    calendar.move(70 * DAY)
+    assert close(calendar).parked == 0
+    # Each record lies in one period of its payer's, and the lines of that period's document are its records.
+    assert rows(
+        "SELECT count(*) FROM usage_record r WHERE (SELECT count(*) FROM billing_period p JOIN invoice i"
+        " ON i.period_id = p.id AND i.state <> 'draft' WHERE p.organization_id = r.payer_id"
+        " AND p.starts_at <= r.recorded_at AND r.recorded_at < p.ends_at) <> 1"
+    ) == [(0,)]
+    assert (
+        rows(
+            "SELECT i.id, abs(l.usd), l.requests, r.usd, r.many FROM invoice i CROSS JOIN LATERAL ("
+            "SELECT coalesce(sum(exact_usd), 0) AS usd, coalesce(sum(requests), 0) AS requests FROM invoice_line"
+            " WHERE invoice_id = i.id AND kind = 'usage') l CROSS JOIN LATERAL ("
+            "SELECT coalesce(sum(cost_usd), 0) AS usd, count(*) AS many FROM usage_record WHERE payer_id = i.organization_id"
+            " AND recorded_at >= i.starts_at AND recorded_at < i.ends_at) r"
+            " WHERE (abs(l.usd), l.requests) <> (r.usd, r.many)"
+        )
+        == []
+    )
+    assert rows("SELECT count(*) > 30 FROM usage_record") == [(True,)]
+    assert_nothing_is_left()
+    assert_sound()
+
+
+def test_closing_takes_as_many_queries_for_one_as_for_many(calendar: Clock, django_assert_num_queries: Any) -> None:
+    crowd(6)
+    closing.open_missing()
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    due = list(BillingPeriod.objects.order_by("pk"))
+    profiles.of_many([one.organization_id for one in due])
+    with mock.patch.object(rollups, "folded_until", return_value=at(JULY)):
+        for some in (due[:1], due):
+            with django_assert_num_queries(9):
+                assert len(closing.work_out(some)) == len(some)
