@@ -152,7 +152,8 @@ class InvoicePdf(APIView):
     """``GET /v1/invoices/{id}/pdf``."""
 
     needs = permissions.BILLING_READ
-    renderer_classes = [PdfRenderer]
+    # JSON is what refusals are.
+    renderer_classes = [PdfRenderer, JsonRenderer]
 
     @extend_schema(
         operation_id="get_invoice_pdf",
@@ -161,7 +162,9 @@ class InvoicePdf(APIView):
         responses={(200, "application/pdf"): {"type": "string", "format": "binary"}, **failures(404)},
     )
     def get(self, request: Request, invoice_id: str) -> HttpResponse:
-        """The document as it is printed."""
+        """The document as it is printed. Raises ``NotAcceptable`` for who takes anything but a PDF."""
+        if request.accepted_renderer.format != PdfRenderer.format:
+            raise errors.NotAcceptable
         invoice = issued.find(_owner(request), invoice_id)
         answer = HttpResponse(issued.printed(invoice), content_type="application/pdf")
         answer["Content-Disposition"] = f'attachment; filename="{file_name(invoice)}.pdf"'

@@ -1053,4 +1053,5 @@ def _() -> Disabled:
 import tests.guards_jobs  # noqa: E402, F401
 import tests.guards_payments  # noqa: E402
 import tests.guards_invoices  # noqa: E402
+import tests.guards_documents  # noqa: E402, F401
 import tests.guards_webhooks  # noqa: E402, F401

@@ -18,6 +18,7 @@ from orgs.models import Organization
 from tests.billing import papers
 from tests.journeys.neighbours import Caller
 from tests.orgs import world
+from tests.proofs import proves
 
 D = Decimal
 PATH = "/v1/invoices"
@@ -151,6 +152,7 @@ def test_the_list_as_csv_has_every_document(acme: Organization, caller: Caller) 
     assert len(list(one)) == 1
 
 
+@proves("A12", guard="formulas_are_defused")
 def test_an_invoices_lines_as_csv_add_up_and_run_nothing(acme: Organization, caller: Caller) -> None:
     lines = (
         papers.usage("=cmd|' /C calc'!A0", "700.003621", "700.00"),

@@ -11,13 +11,14 @@ from uuid import UUID
 from django.db import transaction
 
 from billing import grants
-from billing.models import Hold, Transfer
+from billing.models import Hold, Invoice, Transfer
 from core import ids
 from metering.models import UsageRecord
 from orgs import projects
 from orgs.keys import IssuedKey
 from orgs.models import Member, Organization, Project, User
 from tests import doors
+from tests.billing import papers
 from tests.orgs import world
 
 MANAGING = ("billing:manage", "keys:manage", "webhooks:manage")
@@ -129,6 +130,7 @@ class House:
             "tr": (transfer.pk for transfer in self.transfers),
             "auth": Hold.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
             "proj": (self.project.pk,),
+            "inv": Invoice.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
             "user": (self.owner.pk, self.plain.user_id, self.viewer.user_id),
         }
         return [ids.show(kind, each) for each in owned[kind]]
@@ -142,7 +144,7 @@ class House:
             ids.show("org", self.organization.pk),
             *(str(each.pk) for each in (self.organization, *people)),
             *(person.email for person in people),
-            *(text for kind in ("key", "usage", "tr", "auth", "proj", "user") for text in self.shown(kind)),
+            *(text for kind in ("key", "usage", "tr", "auth", "proj", "user", "inv") for text in self.shown(kind)),
             *(issued.secret for issued in self.keys.values()),
             *(record.event_id for record in self.records),
         ]
@@ -176,6 +178,9 @@ def house(slug: str) -> House:
     for name in ("organization", "owner", "plain"):
         report(built, key=name)
     authorize(built)
+    papers.invoice(organization)
+    papers.statement(organization)
+    papers.draft(organization)
     return built
 
 

@@ -31,6 +31,7 @@ LISTS = [
     List("/v1/usage", "model=gpt-4o&limit=1&", "usage"),
     List("/v1/usage", "", "usage", "text/csv"),
     List("/v1/keys", "", "key"),
+    List("/v1/invoices", "", "inv"),
     List("/v1/wallet/transactions", "", "tr"),
     List("/v1/wallet/transactions", "limit=100&", "tr", "text/csv"),
 ]

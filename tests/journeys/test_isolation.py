@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from billing.models import Hold, Transfer, Wallet
+from billing.models import Hold, Invoice, Transfer, Wallet
 from core import ids, views
 from metering.models import Quarantine, UsageClaim, UsageRecord
 from orgs import keys
@@ -33,6 +33,7 @@ AUTHORIZATIONS = "v1/authorizations"
 AUTHORIZATION = "v1/authorizations/<str:authorization_id>"
 RELEASE = "v1/authorizations/<str:authorization_id>/release"
 VERIFY = "v1/keys/verify"
+INVOICE = "v1/invoices/<str:invoice_id>"
 SUMS = "v1/organization/usage/completions"
 COSTS = "v1/organization/costs"
 
@@ -119,6 +120,11 @@ NAMES: dict[tuple[str, str], Names] = {
     ("GET", "v1/usage/<str:record_id>/explain"): {HEADER: "org", "record_id": "usage"},
     ("GET", SUMS): {HEADER: "org", **_SUMMED, "user_ids": "user", "models": None, "batch": None},
     ("GET", COSTS): {HEADER: "org", **_SUMMED},
+    ("GET", "v1/invoices"): {
+        HEADER: "org", **_PAGE, "after": "inv", "kind": None, "status": None, "start_time": None, "end_time": None,
+    },
+    ("GET", INVOICE): {HEADER: "org", "invoice_id": "inv"},
+    ("GET", f"{INVOICE}/pdf"): {HEADER: "org", "invoice_id": "inv"},
     ("POST", "v1/estimate"): {HEADER: "org", **_ESTIMATE},
     ("GET", "v1/wallet"): {HEADER: "org"},
     ("GET", "v1/wallet/transactions"): {HEADER: "org", **_PAGE, "after": "tr"},
@@ -307,7 +313,9 @@ def foreign(kind: str, caller: Caller, ours: House, theirs: House) -> list[str]:
 def hidden_from(caller: Caller, ours: House, theirs: House) -> list[str]:
     """What no answer may show this caller. An own-only member sees the whole statement, but not who caused it."""
     own = ours.shown("tr") if caller.name == "plain" else []
-    found = [text for kind in ("usage", "key", "tr", "auth", "proj") for text in foreign(kind, caller, ours, theirs)]
+    found = [
+        text for kind in ("usage", "key", "tr", "auth", "proj", "inv") for text in foreign(kind, caller, ours, theirs)
+    ]
     return [text for text in found if text not in own]
 
 
@@ -324,6 +332,7 @@ def state_of(house: House) -> list[Any]:
             Transfer.objects.filter(**own).values_list(),
             Wallet.objects.filter(**own).values_list(),
             Hold.objects.filter(**own).values_list(),
+            Invoice.objects.filter(**own).values_list(),
             Project.objects.filter(**own).values_list(),
             Quarantine.objects.filter(**own).values_list(),
             AuditEntry.objects.filter(**own).values_list(),
@@ -339,6 +348,7 @@ def state_of(house: House) -> list[Any]:
 @proves("A01", guard="limited_gateways_report_for_their_own")
 @proves("A01", guard="authorizations_are_read_within_the_organization")
 @proves("A01", guard="limited_gateways_authorize_for_their_own")
+@proves("A01", guard="documents_are_read_within_the_organization")
 def test_a_neighbours_object_answers_like_a_made_up_one_everywhere(books: Books) -> None:
     ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
     before, shared = state_of(theirs), theirs.markers

@@ -1,0 +1,13 @@
+"""Guards of what documents show and of the mails made of news."""
+
+from billing.models import Invoice
+from tests.guards import Disabled, guard, patched
+
+
+@guard("documents_are_read_within_the_organization")
+def _() -> Disabled:
+    """A document is looked for among those of the caller's organization."""
+    return patched(
+        "billing.issued.of",
+        lambda organization_id: Invoice.objects.exclude(state=Invoice.State.DRAFT).order_by("-issued_at", "-id"),
+    )
