@@ -1,6 +1,7 @@
 """Guards of what documents show and of the mails made of news."""
 
 from billing.models import Invoice
+from core import ids
 from tests.guards import Disabled, guard, patched
 
 
@@ -11,3 +12,9 @@ def _() -> Disabled:
         "billing.issued.of",
         lambda organization_id: Invoice.objects.exclude(state=Invoice.State.DRAFT).order_by("-issued_at", "-id"),
     )
+
+
+@guard("mails_are_told_apart_by_what_they_are_about")
+def _() -> Disabled:
+    """A mail is about one message: the same one again makes no second mail."""
+    return patched("billing.notices.about", lambda message: ids.show("evt", ids.new()))

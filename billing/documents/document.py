@@ -176,6 +176,12 @@ def cents(amount: Decimal) -> str:
     return f"{MINUS}{text}" if amount < 0 else text
 
 
+def dollars(amount: Decimal) -> str:
+    """An amount in cents with its sign before the dollar: ``−$1,234.50``."""
+    text = cents(abs(amount))
+    return f"{MINUS}${text}" if amount < 0 else f"${text}"
+
+
 def exact(amount: Decimal) -> str:
     """An amount with all its decimals, two at least: ``1,234.50``, ``0.000362``."""
     text = f"{abs(amount):,.{money.DECIMALS}f}".rstrip("0")

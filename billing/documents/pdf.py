@@ -28,6 +28,7 @@ from billing.documents.document import (
     check,
     count,
     day,
+    dollars,
     exact,
     last_day,
     period,
@@ -259,15 +260,15 @@ def _facts(document: Document) -> list[tuple[str, str]]:
 def _summary(document: Document) -> str:
     """The one thing that a reader looks for."""
     if document.kind == Kind.INVOICE and document.open_usd > 0 and document.due_at is not None:
-        return f"${cents(document.open_usd)} due by {last_day(document.due_at, document.zone)}"
+        return f"{dollars(document.open_usd)} due by {last_day(document.due_at, document.zone)}"
     if document.kind == Kind.INVOICE and document.state == "paid":
-        return f"${cents(document.total_usd)}, paid"
+        return f"{dollars(document.total_usd)}, paid"
     if document.kind == Kind.RECEIPT:
-        return f"${cents(document.total_usd)} received"
+        return f"{dollars(document.total_usd)} received"
     if document.kind == Kind.CREDIT_NOTE:
-        return f"${cents(document.total_usd)} credited"
+        return f"{dollars(document.total_usd)} credited"
     if document.closing_usd is not None:
-        return f"Balance ${cents(document.closing_usd)}"
+        return f"Balance {dollars(document.closing_usd)}"
     return ""
 
 

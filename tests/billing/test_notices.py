@@ -1,0 +1,267 @@
+"""News as mails: who gets which, what it says, and that it comes once."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html.parser import HTMLParser
+from io import BytesIO
+from typing import Any
+
+import pytest
+from django.core import mail as outgoing
+from django.db import transaction
+from pypdf import PdfReader
+
+from billing import notices, profiles
+from billing.models import Invoice
+from core import ids
+from ops import mails, outbox
+from ops.models import Mail, OutboxMessage
+from orgs import members
+from orgs.models import Organization
+from tests.billing import papers
+from tests.books import Books
+from tests.orgs import world
+from tests.proofs import proves
+
+D = Decimal
+AT = datetime(2026, 11, 21, 13, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def acme(db: None) -> Organization:
+    """Two people may manage its billing, one may not."""
+    made = world.organization("acme-labs", owner=world.person("owner@acme.example"))
+    Organization.objects.filter(pk=made.pk).update(name="Acme Labs", time_zone="Europe/Berlin")
+    world.member(made, "second@acme.example", members.OWNER)
+    world.member(made, "plain@acme.example", "member")
+    made.refresh_from_db()
+    return made
+
+
+def news(of: Organization, kind: str, data: Mapping[str, Any]) -> list[Mail]:
+    """The mails that a message becomes."""
+    message = OutboxMessage.objects.create(
+        organization=of, kind=kind, key=str(ids.new()), data=dict(data), created_at=AT
+    )
+    with transaction.atomic():
+        notices.write(message)
+    return list(Mail.objects.filter(key=ids.show("evt", message.pk)).order_by("recipient"))
+
+
+def about(invoice: Invoice, **more: Any) -> dict[str, Any]:
+    """What messages say of a document."""
+    return {"invoice_id": papers.shown(invoice), "kind": invoice.kind, "number": invoice.number, **more}
+
+
+def finance() -> None:
+    """Say where finance is."""
+    slug = profiles.default_entity().slug
+    profiles.set_entity(slug=slug, fields={"email": "finance@tollbook.example"}, by=world.BY)
+
+
+def read(html: str) -> str:
+    """The words of a page; fails for anything that would be fetched or run."""
+    words: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag not in {"img", "script", "link", "style", "iframe", "object", "form"}, tag
+            assert {name for name, _ in attrs} <= {
+                "style", "role", "width", "cellpadding", "cellspacing", "border", "align", "href", "lang", "charset",
+                "name", "content",
+            }  # fmt: skip
+            assert "url(" not in str(dict(attrs).get("style"))
+
+        def handle_data(self, data: str) -> None:
+            words.append(data)
+
+    Reader().feed(html)
+    return " ".join(" ".join(words).split())
+
+
+def test_a_wallet_that_runs_low_is_told_to_those_who_manage_billing(acme: Organization) -> None:
+    found = news(acme, "wallet.low", {"balance_usd": "3.999999999999", "low_usd": "5"})
+    assert [each.recipient for each in found] == ["owner@acme.example", "second@acme.example"]
+    # Rounded down: it never looks like more than there is.
+    assert found[0].subject == "Acme Labs: $3.99 of credit left"
+    assert found[0].text == (
+        "The credit of Acme Labs has fallen below its warning line.\n\nOnce nothing is left, calls that need credit are"
+        " refused.\n\nBalance: $3.99\nWarning line: $5.00\nAs of: 21 November 2026, 14:05 (Europe/Berlin)\n\n--\nThis"
+        " mail is about Acme Labs.\n\n"
+    )
+    for part in ("$3.99", "$5.00", "21 November 2026, 14:05 (Europe/Berlin)", "Acme Labs"):
+        assert part in read(found[0].html)
+
+
+def test_the_address_of_the_profile_comes_first(acme: Organization) -> None:
+    profiles.set_profile(organization_id=acme.pk, fields={"email": "Billing@acme.example"}, by=world.BY)
+    (found,) = news(acme, "wallet.empty", {"balance_usd": "-1.001", "low_usd": "5"})
+    assert found.recipient == "billing@acme.example"
+    # A debt never looks smaller.
+    assert "Balance: −$1.01" in found.text
+
+
+def test_a_personal_wallets_news_go_to_its_person(db: None) -> None:
+    ada = world.person("ada@example.com")
+    (found,) = news(world.personal(ada), "wallet.low", {"balance_usd": "1", "low_usd": "5"})
+    assert found.recipient == "ada@example.com"
+
+
+@pytest.mark.parametrize("kind", ["wallet.recovered", "topup.succeeded", "dispute.won", "refund.automatic", "new.kind"])
+def test_other_news_become_no_mail(acme: Organization, kind: str) -> None:
+    assert news(acme, kind, {"balance_usd": "1", "low_usd": "5"}) == []
+
+
+def test_what_only_finance_can_act_on_goes_to_finance(acme: Organization) -> None:
+    said = {
+        "dispute_id": "dispute_1", "payment_id": "pay_1", "amount_usd": "119", "frozen_usd": "73.123456",
+        "reason": "fraud",
+    }  # fmt: skip
+    # Nobody has said where finance is.
+    assert news(acme, "dispute.opened", said) == []
+    finance()
+    (found,) = news(acme, "dispute.opened", said)
+    assert (found.recipient, found.subject) == ("finance@tollbook.example", "Dispute opened: Acme Labs, $119.00")
+    assert "Frozen: $73.12" in found.text
+    assert "Reason: fraud" in found.text
+    (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "another currency"})
+    (failed,) = news(
+        acme,
+        "refund.failed",
+        {"payment": "pay_1", "refund": "refund_1", "amount_usd": "5", "failure": "closed account"},
+    )
+    assert {each.recipient for each in (parked, failed)} == {"finance@tollbook.example"}
+    assert "Reason: closed account" in failed.text
+
+
+def test_only_a_top_up_that_nobody_sat_before_is_told_when_it_fails(acme: Organization) -> None:
+    said = {"topup_id": "topup_1", "amount_usd": "50", "tax_usd": "9.5", "failure": "card_declined"}
+    assert news(acme, "topup.failed", {**said, "automatic": False}) == []
+    found = news(acme, "topup.failed", {**said, "automatic": True})
+    assert "Amount: $59.50\nReason: card_declined\n" in found[0].text
+    stopped = news(acme, "recharge.stopped", {"failure": "card_declined", "failures": 4})
+    assert stopped[0].text.startswith("Automatic top-ups are switched off after 4 declines in a row.\n")
+
+
+def test_an_invoice_is_told_with_its_sums_and_attached(acme: Organization) -> None:
+    invoice = papers.invoice(acme)
+    found = news(acme, "invoice.finalized", about(invoice))
+    assert found[0].subject == "Acme Labs: Invoice TB-2026-000001"
+    assert found[0].text.startswith(
+        "Your invoice is ready: $1,190.00, due by 16 November 2026. It is attached as PDF.\n"
+        "\nNumber: TB-2026-000001\nPeriod: 1 January 2026 to 31 January 2026 (UTC)\nSubtotal: $1,000.00\n"
+        "VAT 19 % of 1,000.00: $190.00\nTotal: $1,190.00\nDue by: 16 November 2026 (UTC)\n"
+    )
+    assert found[0].attachments == [{"kind": "invoice_pdf", "key": str(invoice.pk)}]
+    name, content, media_type = notices.attachment(str(invoice.pk))
+    assert (name, media_type) == ("TB-2026-000001.pdf", "application/pdf")
+    assert "TB-2026-000001" in PdfReader(BytesIO(content)).pages[0].extract_text()
+
+
+def test_statements_credit_notes_and_payments_are_told_in_their_own_words(acme: Organization) -> None:
+    invoice, statement = papers.invoice(acme), papers.statement(acme)
+    note = papers.credit_note(invoice, "100.00")
+    stated, credited = (news(acme, "invoice.finalized", about(each))[0] for each in (statement, note))
+    assert stated.subject == "Acme Labs: Statement"
+    assert "Opening balance: $10.00\nChange: −$2.35\nClosing balance: $7.65\n" in stated.text
+    assert "This statement is no invoice: nothing is due on it." in stated.text
+    assert credited.text.startswith("We have credited $119.00 of invoice TB-2026-000001.")
+    assert "Reason: A price was wrong." in credited.text
+    papers.pay(invoice, "1190.00", "190.00")
+    paid = news(acme, "invoice.paid", about(invoice))
+    assert paid[0].subject == "Acme Labs: invoice TB-2026-000001 is paid"
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        # Due on 16 November; the legal entity stops after 24 days and freezes after 38.
+        ("reminder_1", "If it is not paid, the credit limit ends on 10 December 2026."),
+        ("stop", "Its credit limit has ended: calls need prepaid credit until the invoice is paid."),
+        ("freeze", "Every call is refused until the invoice is paid."),
+    ],
+)
+def test_a_reminder_says_what_is_open_how_to_pay_it_and_what_comes_next(
+    acme: Organization, step: str, said: str
+) -> None:
+    invoice = papers.invoice(acme)
+    papers.pay(invoice, "119.00", "19.00")
+    found = news(acme, "invoice.overdue", about(invoice, step=step))
+    assert found[0].text.startswith(
+        f"Invoice TB-2026-000001 was due by 16 November 2026, and $1,071.00 of it are still open.\n\n{said}\n"
+    )
+    assert "By bank transfer: IBAN DE02 1203 0000 0000 2020 51, reference TB-2026-000001." in found[0].text
+
+
+def test_a_reminder_that_comes_after_the_payment_is_not_sent(acme: Organization) -> None:
+    invoice = papers.invoice(acme)
+    papers.pay(invoice, "1190.00", "190.00")
+    assert news(acme, "invoice.overdue", about(invoice, step="reminder_1")) == []
+
+
+def test_names_are_text_in_a_mail_and_never_markup_or_a_header(acme: Organization) -> None:
+    name = "<b>Acme</b>\r\nBcc: thief@evil.example & Co"
+    Organization.objects.filter(pk=acme.pk).update(name=name)
+    acme.refresh_from_db()
+    found = news(acme, "wallet.low", {"balance_usd": "1", "low_usd": "5"})[0]
+    assert found.subject == "<b>Acme</b> Bcc: thief@evil.example & Co: $1.00 of credit left"
+    assert "<b>" not in found.html
+    assert "&lt;b&gt;Acme&lt;/b&gt;" in found.html
+    assert "<b>Acme</b>" in found.text
+
+
+def test_links_are_ours_and_lead_somewhere(acme: Organization, settings: Any) -> None:
+    settings.PUBLIC_URL = "https://billing.example.com"
+    finance()
+    (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "x"})
+    (low, _) = news(acme, "wallet.low", {"balance_usd": "1", "low_usd": "5"})
+    for each in (parked, low):
+        assert set(re.findall(r"href=\"([^\"]+)\"", each.html)) <= {
+            "https://billing.example.com/admin/billing/payment/"
+        }
+    assert "Open the payments: https://billing.example.com/admin/billing/payment/" in parked.text
+    settings.PUBLIC_URL = ""
+    (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "x"})
+    assert "href" not in parked.html
+
+
+def test_every_notice_can_be_read_and_nothing_in_it_is_fetched(acme: Organization) -> None:
+    finance()
+    invoice = papers.invoice(acme)
+    data = about(
+        invoice, step="stop", balance_usd="1", low_usd="5", amount_usd="10", tax_usd="0", frozen_usd="1",
+        automatic=True, failure="declined", failures=4, url="https://example.com/hook", reason="410",
+    )  # fmt: skip
+    for kind in notices.NOTICES:
+        found = news(acme, kind, data)
+        assert found, kind
+        told = read(found[0].html)
+        # Both parts say the same.
+        for line in filter(None, found[0].text.partition("\n--\n")[0].splitlines()):
+            label, _, rest = line.partition(": ")
+            assert label in told or line in told, (kind, line)
+            assert rest in told, (kind, line)
+
+
+@proves("J15", guard="mails_are_told_apart_by_what_they_are_about")
+def test_a_message_that_is_handed_on_twice_is_one_mail_each_with_one_pdf(books: Books, settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    acme = world.organization("acme-labs", owner=world.person("owner@acme.example"))
+    invoice = papers.invoice(acme)
+    with transaction.atomic():
+        outbox.post(kind="invoice.finalized", organization_id=acme.pk, key=str(invoice.pk), data=about(invoice))
+    assert outbox.hand_on() == 1
+    mails.send_due()
+    # As after a crash that lost the mark on the message.
+    OutboxMessage.objects.update(delivered_at=None)
+    assert outbox.hand_on() == 1
+    mails.send_due(run=timedelta(seconds=5))
+    assert len(outgoing.outbox) == 1
+    (sent,) = outgoing.outbox
+    assert sent.to == ["owner@acme.example"]
+    ((name, content, media_type),) = sent.attachments
+    assert (name, media_type) == ("TB-2026-000001.pdf", "application/pdf")
+    assert isinstance(content, bytes)
+    assert "$1,190.00" in PdfReader(BytesIO(content)).pages[0].extract_text()
