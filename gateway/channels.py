@@ -130,7 +130,7 @@ def routable(group: str) -> frozenset[str] | None:
 
 
 @transaction.atomic
-def save(*, name: str, fields: Mapping[str, Any], by: Actor) -> tuple[Channel, bool]:
+def keep(*, name: str, fields: Mapping[str, Any], by: Actor) -> tuple[Channel, bool]:
     """Make a channel or change the one of that name to exactly these fields; the row, and whether anything changed.
 
     A field that is absent has its default. Raises ``OutOfRange`` or ``InvalidType`` that name the field.
@@ -161,7 +161,7 @@ def switch(*, channel: Channel, enabled: bool, by: Actor) -> None:
 
 
 @transaction.atomic
-def save_route(*, model: str, by: str, candidates: Sequence[str], actor: Actor) -> bool:
+def keep_route(*, model: str, by: str, candidates: Sequence[str], actor: Actor) -> bool:
     """Let a smart product choose among these models; whether that is new. Raises ``OutOfRange``, ``InvalidType``."""
     _check_text(model, "model")
     if by not in By.values:
@@ -220,7 +220,7 @@ def load(document: Any, *, by: Actor, only: bool = False) -> Loaded:
         names.add(name)
         fields = {field_name: value for field_name, value in entry.items() if field_name != "name"}
         try:
-            outcomes.append(save(name=name, fields=fields, by=by)[1])
+            outcomes.append(keep(name=name, fields=fields, by=by)[1])
         except errors.ApiError as error:
             raise BadChannels(f"{place}.{error.param}: {error}") from error
     outcomes += _load_routes(document.get("routes") or {}, by=by)
@@ -239,7 +239,7 @@ def _load_routes(routes: Any, *, by: Actor) -> list[bool]:
             raise BadChannels(f"routes.{model} has by and candidates")
         try:
             outcomes.append(
-                save_route(
+                keep_route(
                     model=model, by=entry.get("by", By.WEIGHT.value), candidates=entry.get("candidates", []), actor=by
                 )
             )

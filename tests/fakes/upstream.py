@@ -29,9 +29,10 @@ class Act:
     """What becomes of one request.
 
     ``words`` are the parts of the answer. ``at`` says behind how many of them of a stream something happens:
-    ``reset`` cuts the line, ``truncate`` ends it without ``[DONE]``, ``stall`` says nothing more, ``malformed``
-    sends no JSON, ``error`` sends an error as an event. Answers that come whole do the same at once. ``usage``
-    None: none is told. ``gap`` seconds pass between two words, ``delay`` before the answer begins.
+    ``reset`` cuts the line, ``truncate`` ends it without ``[DONE]``, ``stall`` says nothing more, ``pause``
+    nothing until ``go`` is called, ``malformed`` sends no JSON, ``error`` sends an error as an event. Answers
+    that come whole do the same at once. ``usage`` None: none is told. ``gap`` seconds pass between two words,
+    ``delay`` before the answer begins.
     """
 
     words: Sequence[str] = ("Two ", "wallets.")
@@ -60,6 +61,7 @@ class Upstream:
         self.hung_up = 0
         self._acts: list[Act] = [Act()]
         self._loop = asyncio.new_event_loop()
+        self._free = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-upstream", daemon=True)
 
@@ -71,6 +73,11 @@ class Upstream:
     def then(self, *acts: Act) -> None:
         """What the next requests come to; the last stays."""
         self._acts = list(acts)
+        self._loop.call_soon_threadsafe(self._free.clear)
+
+    def go(self) -> None:
+        """Go on with what pauses."""
+        self._loop.call_soon_threadsafe(self._free.set)
 
     def __enter__(self) -> "Upstream":
         self._thread.start()
@@ -164,6 +171,9 @@ class Upstream:
 
     async def _fault(self, request: web.Request, answer: web.StreamResponse, act: Act) -> bool:
         """Whether that was all."""
+        if act.fault == "pause":
+            await self._free.wait()
+            return False
         if act.fault == "stall":
             await asyncio.sleep(STALL_SECONDS)
         elif act.fault == "reset":

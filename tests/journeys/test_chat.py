@@ -34,7 +34,7 @@ def fake() -> Iterator[Upstream]:
 
 def channel(fake: Upstream, name: str = "first", **fields: Any) -> None:
     told = {"base_url": fake.base_url, "models": {"deepseek-chat": "up-1", "gpt-4o": "up-2"}, **fields}
-    channels.save(name=name, fields=told, by=world.BY)
+    channels.keep(name=name, fields=told, by=world.BY)
 
 
 @pytest.fixture

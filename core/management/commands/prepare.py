@@ -19,6 +19,7 @@ from core.embedded import POSTGRES_MAJOR_MIN, explain
 from core.supervisor import one_line, write_private
 
 SEED = settings.BASE_DIR / "metering" / "seed" / "catalog.json"
+ECHO = settings.BASE_DIR / "gateway" / "seed" / "echo.yaml"
 # One deployment prepares at a time; the number only has to be ours alone.
 PREPARE_LOCK = 0x746F6C6C
 MIGRATION_LOCK_TIMEOUT_MS = 10_000
@@ -102,6 +103,8 @@ def _make_demo() -> dict[str, str]:
     slug = f"demo{mark}"
     owned = _answer("create_organization", slug, "--owner", DEMO_OWNER, "--grant-usd", DEMO_GRANT_USD, "--json")
     gateway = _answer("create_service_key", f"{slug}-gateway", "--scopes", DEMO_SERVICE_SCOPES, "--json")
+    # A first model call is answered without any provider; a channel of one goes before it.
+    call_command("load_channels", str(ECHO), stdout=io.StringIO())
     admin, password = f"admin{mark}@demo.example", secrets.token_urlsafe(18)
     os.environ["DJANGO_SUPERUSER_PASSWORD"] = password
     try:

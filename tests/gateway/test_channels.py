@@ -1,0 +1,162 @@
+"""Channels: what they may be, how they are loaded, and that a change is known everywhere."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from core import errors
+from gateway import channels
+from gateway.models import Channel, Route
+from metering import catalog
+from orgs.models import AuditEntry, User
+from tests.orgs import world
+
+GOOD = {"base_url": "https://api.example.com/v1", "models": {"gpt-4o": "up"}}
+
+pytestmark = pytest.mark.django_db
+
+
+def load(tmp_path: Path, text: str, *options: str) -> str:
+    file = tmp_path / "channels.yaml"
+    file.write_text(text)
+    out = io.StringIO()
+    call_command("load_channels", str(file), *options, stdout=out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("base_url", "ftp://x", errors.OutOfRange),
+        ("base_url", "https://user:pass@x/v1", errors.OutOfRange),
+        ("base_url", "https://x/v1?key=1", errors.OutOfRange),
+        ("base_url", 5, errors.InvalidType),
+        ("key_env", "SECRET_KEY", errors.OutOfRange),
+        ("key_env", "STRIPE_API_KEY", errors.OutOfRange),
+        ("key_env", "sk-the-key-itself", errors.OutOfRange),
+        ("models", {}, errors.InvalidType),
+        ("models", {"a": 1}, errors.InvalidType),
+        ("models", {"*": "x"}, errors.OutOfRange),
+        ("groups", "gold", errors.InvalidType),
+        ("priority", "high", errors.InvalidType),
+        ("weight", -1, errors.OutOfRange),
+        ("idle_ms", 0, errors.OutOfRange),
+        ("concurrency_max", 0, errors.OutOfRange),
+        ("enabled", 1, errors.InvalidType),
+        ("kind", "soap", errors.OutOfRange),
+        ("api_key", "x", errors.OutOfRange),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, value: Any, error: type[errors.ApiError]) -> None:
+    with pytest.raises(error) as refusal:
+        channels.keep(name="one", fields={**GOOD, field: value}, by=world.BY)
+    assert refusal.value.param == field
+    assert Channel.objects.count() == 0
+
+
+def test_a_channel_is_saved_once_and_changes_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_API_KEY", "sk-hidden")
+    made, changed = channels.keep(name="one", fields={**GOOD, "key_env": "EXAMPLE_API_KEY"}, by=world.BY)
+    assert changed
+    assert channels.keep(name="one", fields={**GOOD, "key_env": "EXAMPLE_API_KEY"}, by=world.BY) == (made, False)
+    (fact,) = channels.board().channels
+    assert (fact.key, fact.upstream_id("gpt-4o"), fact.connect_seconds) == ("sk-hidden", "up", 5)
+    assert "sk-hidden" not in repr(fact)
+    channels.keep(name="one", fields={**GOOD, "priority": 3}, by=world.BY)
+    assert channels.board().channels[0].priority == 3
+    channels.switch(channel=made, enabled=False, by=world.BY)
+    assert channels.board().channels == ()
+    assert [entry.verb for entry in AuditEntry.objects.order_by("id")] == ["channel.created"] + ["channel.changed"] * 2
+
+
+def test_a_file_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
+    text = """
+channels:
+  - name: one
+    base_url: https://one.example/v1
+    key_env: ONE_API_KEY
+    models: {gpt-4o: gpt-4o-2024-08-06, gpt-4o-mini: mini}
+    groups: [gold]
+    priority: 10
+  - {name: echo, kind: echo, models: {"*": "*"}}
+routes:
+  deepai-chat: {by: price, candidates: [gpt-4o, gpt-4o-mini]}
+"""
+    assert load(tmp_path, text) == "3 changed, 0 as they were\n"
+    assert load(tmp_path, text) == "0 changed, 3 as they were\n"
+    assert Route.objects.get().candidates == ["gpt-4o", "gpt-4o-mini"]
+    assert Channel.objects.get(name="one").groups == ["gold"]
+    with pytest.raises(CommandError, match=r"channels.yaml: channels\[1\].base_url: base_url is an address"):
+        load(tmp_path, "channels: [{name: two, kind: echo, models: {'*': '*'}}, {name: three, models: {a: b}}]")
+    assert not Channel.objects.filter(name="two").exists()
+    only = "channels: [{name: one, base_url: 'https://one.example/v1', models: {gpt-4o: x}}]"
+    assert load(tmp_path, only, "--only").endswith("switched off: echo\n")
+    assert not Channel.objects.get(name="echo").enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("channels: [", "line 1"),
+        ("- 1", "needs a list of channels"),
+        ("channels: {a: 1}", "needs a list of channels"),
+        ("channels: []\nroute: {}", "route is neither channels nor routes"),
+        ("channels: [1]", r"channels\[0\] needs a name"),
+        ("channels: [{name: a, kind: echo, models: {'*': '*'}}, {name: a}]", "stands in the file twice"),
+        ("channels: [{name: 'a b'}]", r"channels\[0\].name"),
+        ("channels: []\nroutes: {m: {by: magic, candidates: [a]}}", r"routes.m.by: by must be one of"),
+        ("channels: []\nroutes: {m: {candidates: [m]}}", r"routes.m.candidates"),
+        ("channels: []\nroutes: {m: {size: 1}}", "routes.m has by and candidates"),
+        ("channels: []\nroutes: [1]", "routes is a mapping"),
+    ],
+)
+def test_a_wrong_file_says_where(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(CommandError, match=told):
+        load(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="No such file"):
+        call_command("load_channels", str(tmp_path / "none.yaml"))
+
+
+def test_the_catalog_lists_what_leads_somewhere() -> None:
+    everything = {model.slug for model in catalog.offered()}
+    channels.keep(name="one", fields={**GOOD, "groups": ["gold"]}, by=world.BY)
+    channels.keep(name="two", fields={**GOOD, "models": {"deepseek-chat": "d", "no-such": "x"}}, by=world.BY)
+    channels.keep_route(model="deepai-chat", by="price", candidates=["gpt-4o"], actor=world.BY)
+    assert {model.slug for model in catalog.offered(group="gold")} == {"gpt-4o", "deepseek-chat", "deepai-chat"}
+    assert {model.slug for model in catalog.offered(group="standard")} == {"deepseek-chat"}
+    channels.keep(name="echo", fields={"kind": "echo", "models": {"*": "*"}}, by=world.BY)
+    assert {model.slug for model in catalog.offered(group="standard")} == everything
+
+
+def test_the_desk_makes_changes_and_shows_channels(client: Client) -> None:
+    client.force_login(User.objects.create_superuser("ada@example.com"))
+    form = {
+        "name": "one", "kind": "openai", "base_url": "https://api.example.com/v1", "key_env": "EXAMPLE_API_KEY",
+        "serves": '{"gpt-4o": "up"}', "groups": "gold", "priority": "1", "weight": "1", "enabled": "on",
+        "connect_ms": "1", "first_byte_ms": "1", "idle_ms": "1", "total_ms": "1", "concurrency_max": "",
+    }  # fmt: skip
+    assert client.post("/admin/gateway/channel/add/", form).status_code == 302
+    row = Channel.objects.get()
+    assert (row.serves, row.groups, row.key_env) == ({"gpt-4o": "up"}, ["gold"], "EXAMPLE_API_KEY")
+    page = client.get(f"/admin/gateway/channel/{row.pk}/change/")
+    assert b"EXAMPLE_API_KEY" in page.content
+    changed = client.post(
+        f"/admin/gateway/channel/{row.pk}/change/", {**form, "priority": "9", "key_env": "SECRET_KEY"}
+    )
+    assert changed.status_code == 302
+    assert Channel.objects.get().priority == 1
+    assert b"ends in _API_KEY" in client.get("/admin/gateway/channel/").content
+    client.post(f"/admin/gateway/channel/{row.pk}/change/", {**form, "priority": "9"})
+    assert Channel.objects.get().priority == 9
+    assert client.get("/admin/gateway/channel/").status_code == 200
+    assert client.post(f"/admin/gateway/channel/{row.pk}/delete/").status_code == 403
+    route = {"model": "deepai-chat", "by": "latency", "candidates": "gpt-4o,gpt-4o-mini"}
+    assert client.post("/admin/gateway/route/add/", route).status_code == 302
+    assert Route.objects.get().candidates == ["gpt-4o", "gpt-4o-mini"]

@@ -1,0 +1,69 @@
+"""Calls that nobody ended: finance is told once."""
+
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from django.db import transaction
+from django.test import Client
+
+from billing import holds
+from billing.budgets import Counted
+from core import errors
+from gateway import outcomes
+from gateway.models import UnknownOutcome
+from orgs.models import AuditEntry, Organization, User
+from tests.billing.test_grants import give
+from tests.billing.world import rows
+from tests.books import Books
+from tests.orgs import world
+
+
+def expired(of: Organization, *, placed_by: UUID | None = None) -> UUID:
+    """A hold whose time is over."""
+    key = world.organization_key(of).key
+    whose = Counted(of.pk, None, None, key.pk, Decimal("0.5"), 100)
+    with transaction.atomic():
+        hold = holds.place(holds.Asked(whose, "gpt-4o", 50, 60, None, placed_by)).hold
+    rows("UPDATE hold SET expires_at = created_at WHERE id = %s", hold.pk)
+    assert holds.expire_due() == 1
+    return UUID(str(hold.pk))
+
+
+@pytest.fixture
+def acme(books: Books) -> Organization:
+    made = world.organization()
+    give(made, "10", "gift")
+    return made
+
+
+def test_a_call_of_ours_whose_hold_ran_out_is_noted_once(acme: Organization) -> None:
+    hold_id = expired(acme)
+    assert outcomes.note_lost() == 1
+    assert outcomes.note_lost() == 0
+    noted = UnknownOutcome.objects.get()
+    assert (noted.hold_id, noted.amount_usd, noted.model, noted.organization_id) == (
+        hold_id, Decimal("0.5"), "gpt-4o", acme.pk,
+    )  # fmt: skip
+
+
+def test_a_gateway_of_somebody_else_is_not_ours_to_tell_of(acme: Organization) -> None:
+    expired(acme, placed_by=world.service_key().key.pk)
+    assert outcomes.note_lost() == 0
+
+
+def test_what_came_of_it_is_written_down_once(acme: Organization, client: Client) -> None:
+    expired(acme)
+    outcomes.note_lost()
+    noted = UnknownOutcome.objects.get()
+    with pytest.raises(errors.OutOfRange):
+        outcomes.resolve(outcome=noted, resolution=" ", by=world.BY)
+    client.force_login(User.objects.create_superuser("ada@example.com"))
+    page = f"/admin/gateway/unknownoutcome/{noted.pk}/"
+    assert b"Write down what came of it" in client.get(f"{page}change/").content
+    assert client.post(f"{page}resolve/", {"resolution": "The provider had not begun."}).status_code == 302
+    noted.refresh_from_db()
+    assert noted.resolution == "The provider had not begun."
+    assert AuditEntry.objects.filter(verb="unknown_outcome.resolved").count() == 1
+    with pytest.raises(errors.Conflict):
+        outcomes.resolve(outcome=noted, resolution="Again.", by=world.BY)
