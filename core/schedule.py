@@ -85,6 +85,8 @@ JOBS: Final[dict[str, Job]] = {
     "finalize_invoices": Job("billing.tasks.finalize_invoices", 15 * MINUTE, at=5 * MINUTE),
     "issue_receipts": Job("billing.tasks.issue_receipts", MINUTE),
     "dun": Job("billing.tasks.dun", HOUR, at=33 * MINUTE),
+    "note_lost_calls": Job("gateway.tasks.note_lost_calls", MINUTE),
+    "trim_call_keys": Job("gateway.tasks.trim_call_keys", HOUR, at=29 * MINUTE),
     "apply_reratings": Job("billing.tasks.apply_reratings", MINUTE),
     "release_quarantine": Job("billing.tasks.release_quarantine", 5 * MINUTE),
     "trim_ceilings": Job("billing.tasks.trim_ceilings", HOUR, at=23 * MINUTE),

@@ -808,15 +808,16 @@ def _lots(due: "Sequence[Call]", size: int = 500) -> "list[Sequence[Call]]":
 
 
 async def drain() -> None:
-    """The process stops: take no more, let calls go on for a while, then bill what there is."""
+    """The process stops: take no more, let calls go on for a while, then bill what there is. More than once is fine."""
     global _closing
     _closing = True
+    end = asyncio.get_running_loop().time() + settings.CALL_STOP_SECONDS
+    while _open and (left := end - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait([call.task for call in _open], timeout=left)
+    for call in list(_open):
+        call.cut()
     if _open:
-        await asyncio.wait([call.task for call in _open], timeout=settings.CALL_STOP_SECONDS)
-        for call in list(_open):
-            call.cut()
-        if _open:
-            await asyncio.wait([call.task for call in _open], timeout=LAST_SECONDS)
-        if _open:
-            log.critical("%d calls are left without a settlement", len(_open))
+        await asyncio.wait([call.task for call in _open], timeout=LAST_SECONDS)
+    if _open:
+        log.critical("%d calls are left without a settlement", len(_open))
     await upstream.close()

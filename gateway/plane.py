@@ -7,6 +7,7 @@ who may call is the same on both sides (``core.http``, ``orgs``); one suite of t
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -546,6 +547,7 @@ async def live(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            _drain_on_stop()
             # The first request need not wait for the token tables.
             threading.Thread(target=tokens.warm, name="tables", daemon=True).start()
             await send({"type": "lifespan.startup.complete"})
@@ -553,3 +555,27 @@ async def live(receive: Receive, send: Send) -> None:
             await calls.drain()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+def _drain_on_stop() -> None:
+    """Begin to drain with the signal to stop: the server waits for open streams before it says that it shuts down."""
+    loop = asyncio.get_running_loop()
+
+    def begin() -> None:
+        _draining.append(loop.create_task(calls.drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        known = signal.getsignal(number)
+
+        def stop(signum: int, frame: Any, known: Any = known) -> None:
+            loop.call_soon_threadsafe(begin)
+            # The server's own handler is the loop's, which hears of the signal all the same.
+            if callable(known):
+                known(signum, frame)
+
+        with contextlib.suppress(ValueError):
+            # Not in the main thread: then nobody sends signals here.
+            signal.signal(number, stop)
+
+
+_draining: "list[asyncio.Task[None]]" = []
