@@ -1050,9 +1050,8 @@ def _() -> Disabled:
     return patched("metering.partitions.wait_at_most", lambda milliseconds: None)
 
 
-import tests.guards_jobs  # noqa: E402, F401
-import tests.guards_payments  # noqa: E402
-import tests.guards_invoices  # noqa: E402
-import tests.guards_documents  # noqa: E402, F401
 import tests.guards_documents  # noqa: E402
+import tests.guards_invoices  # noqa: E402
+import tests.guards_jobs  # noqa: E402
+import tests.guards_payments  # noqa: E402
 import tests.guards_webhooks  # noqa: E402, F401

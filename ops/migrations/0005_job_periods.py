@@ -10,7 +10,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("ops", "0003_outbox_and_idempotency"),
+        ("ops", "0004_webhooks_and_mails"),
     ]
 
     operations = [
