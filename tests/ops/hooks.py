@@ -21,10 +21,14 @@ def endpoint(of: Organization, url: str = URL, *, kinds: Collection[str] = ()) -
     return endpoints.create(organization_id=of.pk, url=url, kinds=kinds, by=world.BY)
 
 
+# What every message about a wallet says.
+BALANCE = {"balance_usd": "4.5", "low_usd": "5"}
+
+
 def tell(of: Organization | None, kind: str = "wallet.low", key: str = "1", **data: Any) -> UUID:
     """A message that waits; its id."""
     with transaction.atomic():
-        assert outbox.post(kind=kind, organization_id=None if of is None else of.pk, key=key, data=data)
+        assert outbox.post(kind=kind, organization_id=None if of is None else of.pk, key=key, data={**BALANCE, **data})
     found: UUID = OutboxMessage.objects.get(organization=of, kind=kind, key=key).pk
     return found
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ops import sealing
 from ops.sealing import Unreadable
 
-short = st.binary(max_size=32)
+short = st.binary(max_size=100)
 names = st.text(min_size=1, max_size=20)
 
 
@@ -17,7 +17,7 @@ def test_what_is_sealed_is_opened_again_also_after_the_key_was_replaced(
 ) -> None:
     sealed = sealing.seal(plain, context=context, master=master)
     assert sealing.unseal(sealed, context=context, masters=[*others, master]) == plain
-    assert len(sealed) == 1 + 16 + len(plain) + 16
+    assert len(sealed) == 1 + 12 + len(plain) + 16
 
 
 @given(plain=short, place=st.integers(0, 1000), bit=st.integers(0, 7))
@@ -42,8 +42,3 @@ def test_the_same_secret_never_looks_the_same_and_does_not_show() -> None:
     made = {sealing.seal(b"s" * 24, context=b"", master="m") for _ in range(50)}
     assert len(made) == 50
     assert not any(b"ssss" in each for each in made)
-
-
-def test_what_is_longer_than_the_pad_is_a_bug() -> None:
-    with pytest.raises(AssertionError, match="pad"):
-        sealing.seal(b"x" * 33, context=b"", master="m")
