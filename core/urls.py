@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("gateway.urls")),
     path("", include("billing.urls")),
     path("", include("metering.urls")),
+    path("", include("ops.urls")),
     path("", include("orgs.urls")),
     re_path(r"^.*$", views.Nowhere.as_view(), name="nowhere"),
 ]

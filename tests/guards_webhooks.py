@@ -81,3 +81,31 @@ def _() -> Disabled:
 def _() -> Disabled:
     """Only the endpoint's own secrets sign what it is sent."""
     return patched("ops.endpoints.keys_of", lambda endpoint, at: [b"everybody knows this"])
+
+
+@guard("endpoints_are_read_within_the_organization")
+def _() -> Disabled:
+    """An endpoint is looked for within the caller's organization."""
+    models = importlib.import_module("ops.models")
+    one = importlib.import_module("ops.endpoints")._one
+
+    def anywhere(organization_id: Any, endpoint_id: Any) -> Any:
+        return one(models.WebhookEndpoint.objects.filter(pk=endpoint_id))
+
+    return patched("ops.endpoints._get", anywhere)
+
+
+@guard("deliveries_are_read_within_their_endpoint")
+def _() -> Disabled:
+    """A delivery is looked for among those to the endpoint that the path names."""
+    models = importlib.import_module("ops.models")
+    errors = importlib.import_module("core.errors")
+    read = importlib.import_module("core.ids").read
+
+    def anywhere(*, endpoint: Any, shown: str) -> Any:
+        found = models.WebhookDelivery.objects.filter(pk=read("wd", shown)).first()
+        if found is None:
+            raise errors.NotFound
+        return found
+
+    return patched("ops.deliveries.find", anywhere)

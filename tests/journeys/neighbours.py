@@ -14,6 +14,8 @@ from billing import grants
 from billing.models import Hold, Invoice, Transfer
 from core import ids
 from metering.models import UsageRecord
+from ops import deliveries, endpoints, outbox
+from ops.models import OutboxMessage, WebhookDelivery, WebhookEndpoint
 from orgs import projects
 from orgs.keys import IssuedKey
 from orgs.models import Member, Organization, Project, User
@@ -24,6 +26,8 @@ from tests.orgs import world
 MANAGING = ("billing:manage", "keys:manage", "webhooks:manage")
 EVENTS = "/v1/events"
 AUTHORIZATIONS = "/v1/authorizations"
+# What an organization owns and answers name by id.
+KINDS = ("key", "usage", "tr", "auth", "proj", "user", "we", "wd")
 
 
 @dataclass
@@ -131,6 +135,8 @@ class House:
             "auth": Hold.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
             "proj": (self.project.pk,),
             "inv": Invoice.objects.filter(organization=self.organization).order_by("id").values_list("pk", flat=True),
+            "we": WebhookEndpoint.objects.for_org(self.organization.pk).order_by("id").values_list("pk", flat=True),
+            "wd": WebhookDelivery.objects.for_org(self.organization.pk).order_by("id").values_list("pk", flat=True),
             "user": (self.owner.pk, self.plain.user_id, self.viewer.user_id),
         }
         return [ids.show(kind, each) for each in owned[kind]]
@@ -145,6 +151,7 @@ class House:
             *(str(each.pk) for each in (self.organization, *people)),
             *(person.email for person in people),
             *(text for kind in ("key", "usage", "tr", "auth", "proj", "user", "inv") for text in self.shown(kind)),
+            *(text for kind in KINDS for text in self.shown(kind)),
             *(issued.secret for issued in self.keys.values()),
             *(record.event_id for record in self.records),
         ]
@@ -181,7 +188,26 @@ def house(slug: str) -> House:
     papers.invoice(organization)
     papers.statement(organization)
     papers.draft(organization)
+    for number in range(2):
+        listen(built, number=number)
+    tell(built)
     return built
+
+
+def listen(of: House, *, number: int) -> str:
+    """The id of a fresh webhook endpoint."""
+    url = f"https://hooks.{of.slug}.example/{number}"
+    made = endpoints.create(organization_id=of.organization.pk, url=url, by=world.BY)
+    return str(made.endpoint)
+
+
+def tell(of: House) -> None:
+    """A message on its way to each endpoint."""
+    with transaction.atomic():
+        made = outbox.post_handed_on(
+            kind="wallet.low", organization_id=of.organization.pk, key=str(ids.new()), data={"house": of.slug}
+        )
+        deliveries.derive(OutboxMessage.objects.get(pk=made))
 
 
 def give(organization: Organization, usd: str, *, reason: str = "welcome") -> None:

@@ -60,6 +60,9 @@ AUTHORIZATION = "GET /v1/authorizations/{authorization_id}"
 RELEASES = "POST /v1/authorizations/{authorization_id}/release"
 VERIFICATIONS = "POST /v1/keys/verify"
 GATEWAYS = {EVENTS, PAYLOADS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VERIFICATIONS}
+ENDPOINTS = "POST /v1/webhook_endpoints"
+CHANGES = "PATCH /v1/webhook_endpoints/{endpoint_id}"
+GATEWAYS = {EVENTS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VERIFICATIONS}
 OPEN = {"GET /healthz", "GET /readyz"}
 ACCEPTED = ("application/json", "*/*", "application/problem+json")
 
@@ -74,7 +77,12 @@ class Fuzz:
         of = house.organization if caller.organization or caller.name != "alone" else world.personal(house.owner)
         # Deletions and rotations hit these, not the keys that callers use.
         spare = [ids.show("key", world.organization_key(of, name="spare").key.pk) for _ in range(SPARE_KEYS)]
-        self.deleted = spare[: len(spare) // 2]
+        # So do changes and deletions of endpoints, of which there are ten at most.
+        changed, *deleted = (neighbours.listen(house, number=number) for number in range(2, 6))
+        self.instead = {
+            "DELETE": {"key": spare[: len(spare) // 2], "we": deleted},
+            "PATCH": {"we": [changed]},
+        }
         self.real = {
             "key": spare[len(spare) // 2 :],
             "usage": house.shown("usage"),
@@ -86,6 +94,8 @@ class Fuzz:
             "user": house.shown("user"),
             # The last one is a draft.
             "inv": house.shown("inv")[:-1],
+            "we": house.shown("we")[:2],
+            "wd": house.shown("wd"),
         }
 
     def operations(self) -> list[Any]:
@@ -131,7 +141,7 @@ class Fuzz:
 
     def _seed(self, case: Any, data: Any) -> None:
         """Real ids in place of generated ones, most of the time."""
-        real = {**self.real, "key": self.deleted} if case.method == "DELETE" else self.real
+        real = {**self.real, **self.instead.get(case.method, {})}
         for name, kind in DOCUMENTED[case.operation.label].items():
             for place in (case.path_parameters, case.query, case.headers):
                 if kind in real and name in (place or {}) and data.draw(MOSTLY):
@@ -148,6 +158,10 @@ class Fuzz:
             case.headers[HEADER] = self.house.slug
         if case.operation.label == AUTHORIZATIONS and data.draw(MOSTLY):
             case.body = neighbours.authorization(self.house)
+        if case.operation.label == ENDPOINTS and data.draw(MOSTLY):
+            case.body = {"url": "https://hooks.example.com/in", "events": ["wallet.low"]}
+        if case.operation.label == CHANGES and data.draw(MOSTLY):
+            case.body = {"events": [], "enabled": True}
         if case.operation.label == VERIFICATIONS and data.draw(MOSTLY):
             case.body = {"key": self.house.keys["organization"].secret}
         for event, envelope in events(case.body):
