@@ -62,9 +62,7 @@ class TopUpSerializer(serializers.Serializer[Any]):
 class NewTopUpSerializer(serializers.Serializer[Any]):
     """The body of ``POST /v1/topups``, for the document; ``read_topup`` reads it."""
 
-    amount_usd = serializers.DecimalField(
-        max_digits=6, decimal_places=2, min_value=topups.USD_MIN, max_value=topups.USD_MAX, coerce_to_string=False
-    )
+    amount_usd = UsdNumber(help_text="From 10 to 5000, in whole cents")
     method = serializers.ChoiceField(
         [method.value for method in Method], required=False, allow_null=True, help_text="card: the saved one"
     )
@@ -90,9 +88,9 @@ class RechargeSerializer(serializers.Serializer[Any]):
 class NewRechargeSerializer(serializers.Serializer[Any]):
     """The body of ``PUT /v1/wallet/recharge``, for the document; ``read_recharge`` reads it."""
 
-    threshold_usd = serializers.DecimalField(max_digits=23, decimal_places=12, coerce_to_string=False)
-    amount_usd = serializers.DecimalField(max_digits=6, decimal_places=2, coerce_to_string=False)
-    monthly_cap_usd = serializers.DecimalField(max_digits=23, decimal_places=12, coerce_to_string=False)
+    threshold_usd = UsdNumber(help_text="Below it the wallet asks")
+    amount_usd = UsdNumber(help_text="From 10 to 5000, in whole cents")
+    monthly_cap_usd = UsdNumber(help_text="At most so much in a calendar month")
     enabled = serializers.BooleanField(required=False, allow_null=True)
 
 

@@ -16,12 +16,12 @@ from django.db import transaction
 
 from billing import disputes, grants, invoices, ledger, payments, refunds, topups
 from billing.ledger import Move
-from billing.models import Account, Grant, Payment, TopUp, TransferKind
+from billing.models import Account, Grant, Invoice, Payment, TopUp, TransferKind
 from billing.payments import Method, Purpose, State
 from billing.processor import client, customers, facts
 from billing.processor.client import Client, Declined, Failure, InDoubt, Object, Refused
 from billing.processor.facts import OPEN, Facts, Mismatch
-from core import clock, failpoints
+from core import clock, errors, failpoints
 from core.transactions import retry
 from metering.usage import started_at
 
@@ -237,9 +237,12 @@ def _settle(row: Payment) -> None:
 
 
 def _is_paid(row: Payment) -> bool:
-    """Whether another payment for the same thing went through before; all of them are locked."""
+    """Whether the same thing was paid before: by another payment, all of which are locked, or at a bank."""
     others = Payment.objects.filter(purpose=row.purpose, subject_id=row.subject_id, state=State.SUCCEEDED)
-    return others.filter(surplus=False).exclude(pk=row.pk).exists()
+    if others.filter(surplus=False).exclude(pk=row.pk).exists():
+        return True
+    closed = Invoice.objects.filter(pk=row.subject_id, state__in=(Invoice.State.PAID, Invoice.State.VOID))
+    return row.purpose == Purpose.INVOICE and closed.exists()
 
 
 def _close_subject(row: Payment) -> None:
@@ -272,7 +275,7 @@ def take_in_or_park(payment_id: UUID, news: News, *, at: Client) -> None:
     """As ``take_in``; what does not fit leaves the payment to a person."""
     try:
         take_in(payment_id, news, at=at)
-    except Mismatch as mismatch:
+    except (Mismatch, errors.ApiError) as mismatch:
         payments.park(payment_id, reason=str(mismatch))
 
 
@@ -301,7 +304,7 @@ def _look_or_park(row: Payment, *, at: Client, session_id: str = "", intent_id: 
     """As ``look_at``; what does not fit leaves the payment to a person, and silence leaves it for later."""
     try:
         look_at(row.pk, at=at, session_id=session_id, intent_id=intent_id)
-    except Mismatch as mismatch:
+    except (Mismatch, errors.ApiError) as mismatch:
         payments.park(row.pk, reason=str(mismatch))
     except (Refused, InDoubt) as doubt:
         log.warning("payment %s could not be looked at: %s", row, doubt)
@@ -316,14 +319,22 @@ def sweep(*, until: datetime | None = None) -> str:
     for payment_id, _ in payments.due():
         if clock.now() >= end:
             break
-        look(payment_id)
-        looked += 1
+        looked += _one(payment_id, look)
     for refund_id in refunds.due():
         if clock.now() >= end:
             break
-        refunds.call(refund_id, at=at)
-        asked += 1
+        asked += _one(refund_id, lambda one: refunds.call(one, at=at))
     return f"looked at {looked} payments, asked for {asked} refunds"
+
+
+def _one(subject_id: UUID, work: Callable[[UUID], None]) -> int:
+    """Do one of many, so that none keeps the others waiting; how many were done."""
+    try:
+        work(subject_id)
+    except Exception:
+        log.exception("%s could not be dealt with and is left for later", subject_id)
+        return 0
+    return 1
 
 
 def recharge() -> str:

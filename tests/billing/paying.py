@@ -55,11 +55,17 @@ def fake() -> Iterator[StripeFake]:
 def with_card(fake: StripeFake, slug: str = "acme", *, number: str = PAYS, usd: str = "0") -> Organization:
     """An organization with a saved card."""
     owner = organization(slug, usd=usd)
+    save_card(fake, owner, number)
+    return owner
+
+
+def save_card(fake: StripeFake, owner: Organization, number: str = PAYS, *, count: int = 1) -> None:
+    """Cards of an organization, saved at Stripe and known here; others that it had here are gone."""
     at = client.connect()
     customer = customers.ensure(owner.pk, at=at)
-    fake.save_card(customer, number)
+    for _ in range(count):
+        fake.save_card(customer, number)
     customers.sync(customer, at=at)
-    return owner
 
 
 def topup(owner: Organization, usd: str = "50", *, method: str = "checkout", off_session: bool = False) -> Payment:

@@ -1,6 +1,6 @@
 """Payments followed to their end at a fake Stripe: the wallet is right to the last digit, whatever happens between."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -8,13 +8,12 @@ from uuid import UUID
 import pytest
 from django.db import transaction
 
-from billing import ledger, payments, settlement, topups
+from billing import invoices, ledger, payments, settlement, topups
 from billing.ledger import Move
 from billing.lots import Given
 from billing.models import Account, Payment, Recharge, Refund, TopUp, TransferKind
 from billing.processor import inbox
 from core import clock, errors, ids
-from metering.usage import started_at
 from orgs.models import Organization
 from tests.billing.corruption import broken
 from tests.billing.paying import (
@@ -168,18 +167,16 @@ def test_what_is_paid_twice_goes_back_by_itself(
     acme, invoice = organization("acme"), ids.new()
     taken: list[UUID] = []
 
-    def receive(row: Payment) -> bool:
-        taken.append(row.pk)
+    def receive(*, invoice_id: UUID, amount_usd: Decimal, reference: str, source: Account, at: datetime) -> None:
+        assert invoice_id == invoice
+        taken.append(UUID(reference.removeprefix("payment:")))
+        given = Given(ids.new(), acme.pk, "purchased", amount_usd, at, reference, source, "tests", "paid")
         move = Move(
-            row.organization_id, TransferKind.TOPUP, Account.STRIPE_CLEARING, Account.WALLET, row.amount_usd,
-            payments.reference_of(row), "tests", "paid",
-            given=Given(ids.new(), row.organization_id, "purchased", row.amount_usd, started_at(),
-                payments.reference_of(row), Account.STRIPE_CLEARING, "tests", "paid"),
-        )  # fmt: skip
-        ledger.post([move], at=started_at())
-        return True
+            acme.pk, TransferKind.TOPUP, source, Account.WALLET, amount_usd, reference, "tests", "paid", given=given
+        )
+        ledger.post([move], at=at)
 
-    monkeypatch.setattr(settlement, "_receive", receive)
+    monkeypatch.setattr(invoices, "receive", receive)
     first = _invoice_payment(acme, invoice)
     settlement.ask(first.pk)
     # We took it for ended, and so asked again; then the customer pays both pages at once.

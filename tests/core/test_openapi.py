@@ -9,9 +9,11 @@ from drf_spectacular.validation import validate_schema
 from core import views
 from core.openapi import tidy
 
-OPEN = {"/healthz", "/readyz"}
+# Its credential is the signature.
+WEBHOOK = "/v1/webhooks/stripe"
+OPEN = {"/healthz", "/readyz", WEBHOOK}
 # What moves money and has no id of its own.
-ONCE = {"/v1/authorizations", "/v1/authorizations/{authorization_id}/release"}
+ONCE = {"/v1/topups", "/v1/authorizations", "/v1/authorizations/{authorization_id}/release"}
 ALWAYS = {"x-request-id", "deepailab-processing-ms", "deepailab-version"}
 
 
@@ -37,7 +39,7 @@ def test_an_operation_says_what_it_needs_and_what_it_may_refuse(
     keyed = path not in OPEN
     assert operation.get("security") == ([{"bearerKey": []}] if keyed else None)
     headers = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"}
-    wanted = {"X-DeepToken-Org"} if keyed else set()
+    wanted = {"X-DeepToken-Org"} if keyed else {"Stripe-Signature"} if path == WEBHOOK else set()
     assert headers == (wanted | {"Idempotency-Key"} if path in ONCE and method == "post" else wanted)
     statuses = set(operation["responses"])
     assert statuses >= ({"401", "403", "406", "503"} if keyed else {"406"})

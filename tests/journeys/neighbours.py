@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 
 from billing import grants
-from billing.models import Hold, Invoice, Transfer
+from billing.models import Hold, Invoice, PaymentCard, TopUp, Transfer
 from core import ids
 from metering.models import UsageRecord
 from ops import deliveries, endpoints, outbox
@@ -138,6 +138,10 @@ class House:
             "we": WebhookEndpoint.objects.for_org(self.organization.pk).order_by("id").values_list("pk", flat=True),
             "wd": WebhookDelivery.objects.for_org(self.organization.pk).order_by("id").values_list("pk", flat=True),
             "user": (self.owner.pk, self.plain.user_id, self.viewer.user_id),
+            "topup": TopUp.objects.filter(organization=self.organization).values_list("pk", flat=True),
+            "card": PaymentCard.objects.filter(organization=self.organization, removed_at__isnull=True)
+            .order_by("id")
+            .values_list("pk", flat=True),
         }
         return [ids.show(kind, each) for each in owned[kind]]
 
@@ -152,6 +156,11 @@ class House:
             *(person.email for person in people),
             *(text for kind in ("key", "usage", "tr", "auth", "proj", "user", "inv") for text in self.shown(kind)),
             *(text for kind in KINDS for text in self.shown(kind)),
+            *(
+                text
+                for kind in ("key", "usage", "tr", "auth", "proj", "user", "inv", "topup", "card")
+                for text in self.shown(kind)
+            ),
             *(issued.secret for issued in self.keys.values()),
             *(record.event_id for record in self.records),
         ]
@@ -208,6 +217,20 @@ def tell(of: House) -> None:
             kind="wallet.low", organization_id=of.organization.pk, key=str(ids.new()), data={"house": of.slug}
         )
         deliveries.derive(OutboxMessage.objects.get(pk=made))
+    pay(built)
+    return built
+
+
+def pay(of: House) -> None:
+    """A saved card, and a top-up that was declined."""
+    card = PaymentCard.objects.create(
+        organization=of.organization, stripe_id=f"pm_{of.slug}", brand="visa", last_four="4242", is_default=True
+    )
+    assert card.organization_id == of.organization.pk
+    TopUp.objects.create(
+        organization=of.organization, amount_usd=Decimal(10), automatic=False, state="failed", failure="card_declined",
+        settled_at=card.created_at,
+    )  # fmt: skip
 
 
 def give(organization: Organization, usd: str, *, reason: str = "welcome") -> None:

@@ -149,6 +149,19 @@ NAMES: dict[tuple[str, str], Names] = {
     ("POST", f"{ENDPOINT}/deliveries/<str:delivery_id>/redeliver"): {
         HEADER: "org", "endpoint_id": "we", "delivery_id": "wd",
     },
+    ("POST", "v1/topups"): {
+        HEADER: "org", "amount_usd": None, "method": None, "payment_method_id": "card", "success_url": None,
+        "cancel_url": None, "Idempotency-Key": None,
+    },
+    ("GET", "v1/topups/<str:topup_id>"): {HEADER: "org", "topup_id": "topup"},
+    ("GET", "v1/wallet/recharge"): {HEADER: "org"},
+    ("PUT", "v1/wallet/recharge"): {
+        HEADER: "org", **dict.fromkeys(("threshold_usd", "amount_usd", "monthly_cap_usd", "enabled")),
+    },
+    ("GET", "v1/payment_methods"): {HEADER: "org"},
+    ("POST", "v1/payment_methods"): {HEADER: "org", "success_url": None, "cancel_url": None},
+    ("DELETE", "v1/payment_methods/<str:payment_method_id>"): {HEADER: "org", "payment_method_id": "card"},
+    ("POST", "v1/webhooks/stripe"): {"Stripe-Signature": None},
     ("POST", VERIFY): {HEADER: "org", "key": None, "organization": "org", "model": None, "client_ip": None},
 }  # fmt: skip
 # The admin and the metrics have rights and tests of their own, the document and its page show nobody's data.
@@ -340,6 +353,8 @@ def hidden_from(caller: Caller, ours: House, theirs: House) -> list[str]:
         text for kind in ("usage", "key", "tr", "auth", "proj", "inv") for text in foreign(kind, caller, ours, theirs)
         text
         for kind in ("usage", "key", "tr", "auth", "proj", "we", "wd")
+        text
+        for kind in ("usage", "key", "tr", "auth", "proj", "inv", "topup", "card")
         for text in foreign(kind, caller, ours, theirs)
     ]
     return [text for text in found if text not in own]
@@ -410,7 +425,7 @@ def test_a_neighbours_object_answers_like_a_made_up_one_everywhere(books: Books)
 def test_what_a_list_shows_is_the_callers_own(books: Books) -> None:
     ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
     open_to_all = {route.path for route in keyed() if HEADER not in NAMES[route.methods[0], route.path]}
-    assert open_to_all == {"healthz", "readyz"}
+    assert open_to_all == {"healthz", "readyz", "v1/webhooks/stripe"}
     for caller in ours.callers.values():
         for route in keyed():
             if "GET" not in route.methods or route.parameters:
