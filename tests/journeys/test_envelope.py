@@ -14,7 +14,10 @@ from django.urls import get_resolver
 from core import errors, ids
 from orgs import keys
 from tests import doors
+from tests.billing import paying
+from tests.billing.paying import fake
 from tests.books import Books
+from tests.fakes.stripe import StripeFake
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
 from tests.journeys.test_isolation import (
@@ -32,9 +35,6 @@ from tests.journeys.test_isolation import (
     keyed,
     routes,
 )
-from tests.billing import paying
-from tests.billing.paying import fake
-from tests.fakes.stripe import StripeFake
 from tests.orgs import world
 from tests.proofs import proves
 
