@@ -79,7 +79,7 @@ WRITERS: dict[str, str | None] = {
     "invoice": "billing.invoices",
     "invoice_line": "billing.invoices",
     "invoice_settlement": "billing.invoices",
-    "bank_transfer": "billing.invoices",
+    "bank_transfer": "billing.bank",
     "dunning_step": "billing.dunning",
     "attempt": "metering.attempts",
     "channel": "gateway.channels",

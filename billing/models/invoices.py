@@ -378,7 +378,7 @@ class InvoiceSettlement(models.Model):
 class BankTransfer(models.Model):
     """A bank transfer that finance found on an account, for an invoice.
 
-    Written by ``billing.invoices``. Its id is the cause of the payment; large ones wait for a second person.
+    Written by ``billing.bank``. Its id is the cause of the payment; large ones wait for a second person.
     """
 
     undeletable: ClassVar[bool] = True
