@@ -1,4 +1,6 @@
-"""Closing periods: what an organization used and moved in one becomes a document. The only writer of ``BillingPeriod``.
+"""Closing periods: what an organization used and moved in one becomes a document.
+
+The only module that writes ``BillingPeriod``.
 
 A period is due once rollups are folded past its end: nothing can be recorded in it any more, for periods go by when a
 record was made (decisions 11). Then it is drafted, waits out its grace, is worked out again and finalized, or it

@@ -94,7 +94,6 @@ LOCAL = (
     "topup",
     "topup_limit",
     "route",
-    "topup",
     "unknown_outcome",
     "webhook_delivery",
     "webhook_endpoint",

@@ -1,4 +1,6 @@
-"""What is done about invoices that are overdue: reminders, a stop, a freeze. The only writer of ``DunningStep``.
+"""What is done about invoices that are overdue: reminders, a stop, a freeze.
+
+The only module that writes ``DunningStep``.
 
 Days count from the end of the due date, by the legal entity's settings. A reminder is a message. The stop takes the
 credit limit away and makes holds strict, so that calls need credit that is there; the freeze refuses every call.

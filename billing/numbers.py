@@ -1,4 +1,6 @@
-"""Numbers of documents: one series for each legal entity and year, without a gap. The only writer of ``NumberSeries``.
+"""Numbers of documents: one series for each legal entity and year, without a gap.
+
+The only module that writes ``NumberSeries``.
 
 A number is given in the transaction that issues the document, last, under the lock of its series: whoever fails
 gives it back with everything else, so none is skipped and none is used twice. The instant of issue is taken

@@ -39,15 +39,15 @@ def share(part: Decimal, *, of: Decimal, whole: Decimal) -> Decimal:
     """How much of ``of`` goes with ``part`` of ``whole``, to the cent; all of it with the whole."""
     if part >= whole:
         return of
-    return to_cents_of(Fraction(of) * Fraction(part) / Fraction(whole))
+    return _cents(Fraction(money.to_pico(of) * money.to_pico(part), money.to_pico(whole)))
 
 
 def percentage(amount: Decimal, percent: Decimal) -> Decimal:
     """``percent`` of an amount, to the cent."""
-    return to_cents_of(Fraction(amount) * Fraction(percent) / 100)
+    return _cents(Fraction(money.to_pico(amount) * money.to_pico(percent), 100 * money.PICO_PER_USD))
 
 
-def to_cents_of(exact: Fraction) -> Decimal:
-    """A fraction to the cent, half to even."""
+def _cents(pico: Fraction) -> Decimal:
+    """Pico-dollars and parts of them, to the cent."""
     # Python rounds a fraction half to even, exactly.
-    return _EXACT.multiply(Decimal(round(exact * 100)), CENT)
+    return _EXACT.multiply(round(pico * Fraction(100, money.PICO_PER_USD)), CENT)

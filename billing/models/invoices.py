@@ -196,6 +196,7 @@ class Invoice(models.Model):
                 fields=("legal_entity", "year", "sequence"),
                 name="invoice_number_once",
                 condition=Q(sequence__isnull=False),
+                nulls_distinct=False,
             ),
             models.UniqueConstraint(fields=("number",), name="invoice_shown_once", condition=Q(number__isnull=False)),
             models.CheckConstraint(
