@@ -1,5 +1,6 @@
 """Doors to documents: invoices, statements, receipts and credit notes."""
 
+import json
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -10,20 +11,28 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import issued
+from billing import issued, payments, settlement
 from billing.documents import csv
 from billing.issued import Wanted
-from billing.models import Invoice
+from billing.models import Invoice, Payment
+from billing.payment_views import IDEMPOTENCY_KEY, Way, card_of, read_way
+from billing.payments import Purpose
+from billing.processor import client
+from billing.processor.facts import OPEN
 from billing.serializers import (
     InvoiceDetailSerializer,
     InvoicePageSerializer,
+    InvoicePaymentSerializer,
+    ToPaySerializer,
     show_invoice,
     show_invoice_detail,
+    show_invoice_payment,
 )
-from core import errors, ids, lists, money
+from core import errors, ids, lists, money, wire
 from core.http import JsonRenderer
 from core.openapi import failures
 from metering.views import PAGING
+from ops.views import once
 from orgs import permissions
 from orgs.authentication import principal_of
 
@@ -169,6 +178,58 @@ class InvoicePdf(APIView):
         answer = HttpResponse(issued.printed(invoice), content_type="application/pdf")
         answer["Content-Disposition"] = f'attachment; filename="{file_name(invoice)}.pdf"'
         return answer
+
+
+class InvoicePayments(APIView):
+    """``POST /v1/invoices/{id}/pay``."""
+
+    needs = permissions.BILLING_MANAGE
+
+    @extend_schema(
+        operation_id="pay_invoice",
+        summary="Pay what is open of an invoice: on Stripe's page, or with a saved card",
+        parameters=[INVOICE_ID, IDEMPOTENCY_KEY],
+        request=ToPaySerializer,
+        responses={201: InvoicePaymentSerializer, **failures(400, 404, 409, 413, 415, 422, 503)},
+    )
+    def post(self, request: Request, invoice_id: str) -> HttpResponse:
+        """The payment as it stands once Stripe was asked. While one is under way, who asks again gets that one."""
+        owner = _owner(request)
+        # Who may not see it is told so before anything else.
+        issued.find(owner, invoice_id)
+        body = request.data
+        assert isinstance(body, dict)  # the parser gives nothing else
+        way = read_way(body)
+        client.connect()
+
+        def mean() -> tuple[int, object]:
+            return 201, {"id": ids.show("pay", _mean(issued.find(owner, invoice_id), way).pk)}
+
+        slug = principal_of(request).organization_slug or ""
+        answer = once(request, organization_id=owner, organization_slug=slug, work=mean)
+        payment_id = ids.read("pay", json.loads(answer.content)["id"])
+        # Committed; whoever comes again finds it begun.
+        settlement.ask(payment_id)
+        payment = Payment.objects.get(pk=payment_id)
+        answer.content = wire.encode(show_invoice_payment(payment))
+        return answer
+
+
+def _mean(invoice: Invoice, way: Way) -> Payment:
+    """The payment of what is open: the one under way if it asks for the same, else a new one.
+
+    Money that comes from elsewhere meanwhile makes it too much; what is too much becomes credit.
+    """
+    if invoice.state != Invoice.State.OPEN:
+        raise errors.Conflict("Nothing is open on this document.", param="invoice_id")
+    under_way = payments.of_subject(Purpose.INVOICE, invoice.pk)
+    if under_way is not None and under_way.state in OPEN and under_way.amount_usd == invoice.open_usd:
+        return under_way
+    return payments.open_one(
+        organization_id=invoice.organization_id, purpose=Purpose.INVOICE, subject_id=invoice.pk,
+        amount_usd=invoice.open_usd, tax_usd=invoice.open_tax_usd, method=way.method,
+        card=card_of(invoice.organization_id, way), success_url=way.success_url, cancel_url=way.cancel_url,
+    )  # fmt: skip
 
 
 def file_name(invoice: Invoice) -> str:

@@ -91,6 +91,12 @@ def credit_notes(invoice: Invoice) -> list[Invoice]:
     return list(corrections.exclude(state=Invoice.State.DRAFT).order_by("id"))
 
 
+def receipt_of(topup_id: UUID) -> str | None:
+    """The id on the wire of a top-up's receipt, once it is issued."""
+    found = Invoice.objects.filter(topup_id=topup_id).exclude(state=Invoice.State.DRAFT).values_list("pk", flat=True)
+    return next((ids.show("inv", pk) for pk in found), None)
+
+
 def usage_query(invoice: Invoice, line: InvoiceLine) -> str | None:
     """The query of ``GET /v1/usage`` that lists a line's records; none for a line that is not of usage.
 

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import payments, settlement, topups
+from billing import issued, payments, settlement, topups
 from billing.models import Payment, PaymentCard, Recharge, TopUp
 from billing.payments import Method, Purpose
 from billing.processor import client, customers, inbox
@@ -143,14 +143,43 @@ class ReceivedSerializer(serializers.Serializer[Any]):
     received = serializers.BooleanField()
 
 
-class Wanted(NamedTuple):
-    """A top-up that somebody asks for."""
+class Way(NamedTuple):
+    """How somebody wants to pay."""
 
-    amount_usd: Decimal
     method: str
     card: str
     success_url: str
     cancel_url: str
+
+
+class Wanted(NamedTuple):
+    """A top-up that somebody asks for."""
+
+    amount_usd: Decimal
+    way: Way
+
+
+def read_way(body: Mapping[str, Any]) -> Way:
+    """How a body wants to pay: on Stripe's page if it does not say. Raises ``InvalidType`` or ``OutOfRange``."""
+    method = _text(body, "method") or Method.CHECKOUT.value
+    if method not in Method.values:
+        raise errors.OutOfRange(f"method is one of {', '.join(Method.values)}.", param="method")
+    card = _text(body, "payment_method_id")
+    if card and method != Method.CARD:
+        raise errors.OutOfRange("payment_method_id goes with the method card.", param="payment_method_id")
+    return Way(method, card, _url(body, "success_url"), _url(body, "cancel_url"))
+
+
+def card_of(organization_id: UUID, way: Way) -> PaymentCard | None:
+    """The saved card that pays, if one is to. Raises ``NotFound`` or ``OutOfRange``."""
+    if way.method != Method.CARD:
+        return None
+    if way.card:
+        return customers.card(organization_id, way.card, param="payment_method_id")
+    card = customers.default_card(organization_id)
+    if card is None:
+        raise errors.OutOfRange("There is no saved card; save one first, or pay by checkout.", param="method")
+    return card
 
 
 def read_topup(body: Mapping[str, Any]) -> Wanted:
@@ -158,15 +187,10 @@ def read_topup(body: Mapping[str, Any]) -> Wanted:
 
     Raises ``MissingParameter``, ``InvalidType`` or ``OutOfRange`` with the field.
     """
-    method = _text(body, "method") or Method.CHECKOUT.value
-    if method not in Method.values:
-        raise errors.OutOfRange(f"method is one of {', '.join(Method.values)}.", param="method")
-    card = _text(body, "payment_method_id")
-    if card and method != Method.CARD:
-        raise errors.OutOfRange("payment_method_id goes with the method card.", param="payment_method_id")
+    way = read_way(body)
     amount = _usd(body, "amount_usd")
     topups.check_amount(amount)
-    return Wanted(amount, method, card, _url(body, "success_url"), _url(body, "cancel_url"))
+    return Wanted(amount, way)
 
 
 def _usd(body: Mapping[str, Any], field: str) -> Decimal:
@@ -234,7 +258,7 @@ def show_topup(row: TopUp, payment: Payment | None) -> dict[str, Any]:
         "checkout_url": (payment.checkout_url or None) if waits and payment else None,
         "next_action_url": (payment.next_action_url or None) if waits and payment else None,
         "failure": failure,
-        "receipt_id": None,
+        "receipt_id": issued.receipt_of(row.pk),
         "created_at": clock.to_unix(row.created_at),
         "settled_at": _seconds(row.settled_at),
     }
@@ -280,22 +304,15 @@ class TopUps(APIView):
         return answer
 
     def _open(self, request: Request, organization_id: UUID, wanted: Wanted) -> TopUp:
-        card = None
-        if wanted.method == Method.CARD:
-            card = (
-                customers.card(organization_id, wanted.card, param="payment_method_id")
-                if wanted.card
-                else customers.default_card(organization_id)
-            )
-            if card is None:
-                raise errors.OutOfRange("There is no saved card; save one first, or pay by checkout.", param="method")
+        way = wanted.way
+        card = card_of(organization_id, way)
         row = topups.open_one(
             organization_id=organization_id, amount_usd=wanted.amount_usd, by=principal_of(request).actor
         )
         payments.open_one(
             organization_id=organization_id, purpose=Purpose.TOPUP, subject_id=row.pk,
-            amount_usd=row.amount_usd + row.tax_usd, tax_usd=row.tax_usd, method=wanted.method, card=card,
-            success_url=wanted.success_url, cancel_url=wanted.cancel_url,
+            amount_usd=row.amount_usd + row.tax_usd, tax_usd=row.tax_usd, method=way.method, card=card,
+            success_url=way.success_url, cancel_url=way.cancel_url,
         )  # fmt: skip
         return row
 

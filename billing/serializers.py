@@ -10,7 +10,7 @@ from billing import holds, issued
 from billing.documents.document import Party
 from billing.explain import CHARGED_BEFORE, CORRECTED_BEFORE, UNDONE, Authorization, Explanation, Part, arithmetic
 from billing.grants import Credit
-from billing.models import Account, Hold, Invoice, InvoiceLine, InvoiceSettlement, Transfer
+from billing.models import Account, Hold, Invoice, InvoiceLine, InvoiceSettlement, Payment, Transfer
 from billing.quotes import Asked, Quote
 from billing.wallets import State
 from core import clock, ids, money, wire
@@ -149,6 +149,44 @@ class InvoiceDetailSerializer(InvoiceSerializer):
     lines = InvoiceLineSerializer(many=True)
     settlements = InvoiceSettlementSerializer(many=True)
     credit_notes = serializers.ListField(child=serializers.CharField(), help_text="Ids of those that correct it")
+
+
+class ToPaySerializer(serializers.Serializer[Any]):
+    """The body of ``POST /v1/invoices/{id}/pay``, for the document; ``billing.payment_views`` reads it."""
+
+    method = serializers.ChoiceField(
+        [method.value for method in Payment.Method], required=False, allow_null=True, help_text="card: the saved one"
+    )
+    payment_method_id = serializers.CharField(
+        required=False, allow_null=True, help_text="A saved card other than the default one, card_…"
+    )
+    success_url = serializers.CharField(required=False, allow_null=True, max_length=2000, help_text="https")
+    cancel_url = serializers.CharField(required=False, allow_null=True, max_length=2000, help_text="https")
+
+
+class InvoicePaymentFailureSerializer(serializers.Serializer[Any]):
+    """Why it did not go through."""
+
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class InvoicePaymentSerializer(serializers.Serializer[Any]):
+    """A payment of an invoice. ``requires_action``: the customer has to go to one of the two addresses."""
+
+    id = serializers.CharField()
+    object = serializers.ChoiceField(["invoice_payment"])
+    invoice_id = serializers.CharField()
+    status = serializers.ChoiceField(["pending", "requires_action", "processing", "succeeded", "failed", "canceled"])
+    amount_usd = UsdNumber()
+    tax_usd = UsdNumber(help_text="The part of it that is tax")
+    currency = serializers.ChoiceField(["usd"])
+    method = serializers.ChoiceField([method.value for method in Payment.Method])
+    checkout_url = serializers.CharField(allow_null=True, help_text="Stripe's page on which it is paid")
+    next_action_url = serializers.CharField(allow_null=True, help_text="Where the bank asks to confirm (3-D Secure)")
+    failure = InvoicePaymentFailureSerializer(allow_null=True)
+    created_at = serializers.IntegerField()
+    settled_at = serializers.IntegerField(allow_null=True)
 
 
 class InvoicePageSerializer(serializers.Serializer[Any]):
@@ -572,6 +610,28 @@ def show_invoice_detail(invoice: Invoice) -> dict[str, Any]:
             for row in issued.settlements(invoice)
         ],
         "credit_notes": [ids.show("inv", note.pk) for note in issued.credit_notes(invoice)],
+    }
+
+
+def show_invoice_payment(payment: Payment) -> dict[str, Any]:
+    """A payment of an invoice, and where the customer has to go."""
+    waits = payment.state == Payment.State.REQUIRES_ACTION
+    over = payment.state in {Payment.State.FAILED, Payment.State.CANCELED}
+    message = payment.failure_message or "The payment did not go through."
+    return {
+        "id": ids.show("pay", payment.pk),
+        "object": "invoice_payment",
+        "invoice_id": ids.show("inv", payment.subject_id),
+        "status": "pending" if payment.state == Payment.State.CALLED else str(payment.state),
+        "amount_usd": wire.number(payment.amount_usd),
+        "tax_usd": wire.number(payment.tax_usd),
+        "currency": "usd",
+        "method": str(payment.method),
+        "checkout_url": (payment.checkout_url or None) if waits else None,
+        "next_action_url": (payment.next_action_url or None) if waits else None,
+        "failure": {"code": payment.failure_code or "failed", "message": message} if over else None,
+        "created_at": clock.to_unix(payment.created_at),
+        "settled_at": None if payment.settled_at is None else clock.to_unix(payment.settled_at),
     }
 
 

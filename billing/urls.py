@@ -19,6 +19,7 @@ urlpatterns = [
     path("v1/invoices", invoice_views.Invoices.as_view(), name="invoices"),
     path("v1/invoices/<str:invoice_id>", invoice_views.InvoiceDetail.as_view(), name="invoice"),
     path("v1/invoices/<str:invoice_id>/pdf", invoice_views.InvoicePdf.as_view(), name="invoice-pdf"),
+    path("v1/invoices/<str:invoice_id>/pay", invoice_views.InvoicePayments.as_view(), name="invoice-pay"),
     path("v1/estimate", views.Estimate.as_view(), name="estimate"),
     path("v1/key", views.Key.as_view(), name="key"),
     path("metrics", Metrics.as_view(), name="metrics"),
