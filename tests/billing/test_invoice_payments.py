@@ -133,7 +133,7 @@ def test_a_declined_card_leaves_the_invoice_open_and_another_try_is_another_paym
     invoice = papers.invoice(acme)
     with_card(fake, acme, DECLINED)
     declined = told(pay(caller, invoice, method="card"))
-    assert (declined["status"], declined["failure"]["code"]) == ("failed", "card_declined")
+    assert (declined["status"], declined["failure"]["code"]) == ("failed", "generic_decline")
     assert again(invoice).open_usd == 1190
     assert told(pay(caller, invoice, method="card"))["id"] == declined["id"]
     assert told(pay(caller, invoice, "two"))["id"] != declined["id"]

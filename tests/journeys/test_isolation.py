@@ -129,6 +129,10 @@ NAMES: dict[tuple[str, str], Names] = {
     },
     ("GET", INVOICE): {HEADER: "org", "invoice_id": "inv"},
     ("GET", f"{INVOICE}/pdf"): {HEADER: "org", "invoice_id": "inv"},
+    ("POST", f"{INVOICE}/pay"): {
+        HEADER: "org", "invoice_id": "inv", "method": None, "payment_method_id": None, "success_url": None,
+        "cancel_url": None, "Idempotency-Key": None,
+    },
     ("POST", "v1/estimate"): {HEADER: "org", **_ESTIMATE},
     ("GET", "v1/wallet"): {HEADER: "org"},
     ("GET", "v1/wallet/transactions"): {HEADER: "org", **_PAGE, "after": "tr"},
