@@ -4,12 +4,13 @@ from decimal import Decimal
 
 import pytest
 
-from billing import issued, profiles
+from billing import issued, profiles, rounding
 from billing.documents.document import Document, check
 from core import ids
 from orgs import projects
 from orgs.models import Organization
 from tests.billing import papers
+from tests.database import ROOT
 from tests.orgs import world
 
 D = Decimal
@@ -98,3 +99,26 @@ def test_a_line_of_usage_leads_to_its_records(acme: Organization) -> None:
         f"model=deepseek%2Fchat+v3&start_time=1767225600&end_time=1769904000&api_key_id={ids.show('key', key)}",
         None,
     ]
+
+
+GUIDE = ROOT / "docs" / "guides" / "invoices.md"
+
+
+def test_the_worked_example_of_the_guide_is_what_the_product_does(acme: Organization) -> None:
+    rows = [[cell.strip() for cell in row.split("|")] for row in GUIDE.read_text().splitlines() if row.count("|") == 4]
+    table = {name: (exact, amount) for _, name, exact, amount, _ in rows}
+    exact = {name: D(table[name][0]) for name in ("deepseek-chat", "gpt-4o", "o3", "Carried over")}
+    cents = rounding.apportion(list(exact.values()))
+    assert [f"{amount:.2f}" for amount in cents] == [table[name][1] for name in exact]
+    lines = [
+        papers.other("carried" if name == "Carried over" else "credit", str(told), str(amount), name)
+        for (name, told), amount in zip(exact.items(), cents, strict=True)
+    ]
+    told = issued.document(papers.invoice(acme, lines=lines))
+    check(told)
+    # The figures of the guide, once more by hand.
+    assert (told.subtotal_usd, told.exact_usd, told.carried_usd) == (D("500.01"), D("500.008158"), D("-0.001842"))
+    assert (told.taxes[0].amount_usd, told.total_usd) == (D("95.00"), D("595.01"))
+    assert table["Subtotal"] == ("500.008158", "500.01")
+    assert (table["VAT 19 %"][1], table["Total"][1]) == ("95.00", "595.01")
+    assert table["Carried to the next document"][0] == "−0.001842"
