@@ -204,8 +204,15 @@ def taxed(tax: Tax) -> str:
 
 def day(at: datetime, zone: str) -> str:
     """The day of an instant in a zone: ``1 October 2026``."""
-    local = at.astimezone(ZoneInfo(zone))
-    return f"{local.day} {_MONTHS[local.month - 1]} {local.year}"
+    return _day(at.astimezone(ZoneInfo(zone)))
+
+
+def _day(local: datetime) -> str:
+    return f"{local.day} {_month(local)} {local.year}"
+
+
+def _month(local: datetime) -> str:
+    return _MONTHS[local.month - 1]
 
 
 def moment(at: datetime, zone: str) -> str:
@@ -221,9 +228,19 @@ def last_day(at: datetime, zone: str) -> str:
 def period(starts_at: datetime, ends_at: datetime, zone: str) -> str:
     """A half-open stretch in words: whole days by their first and last one, anything else to the minute."""
     if _begins_a_day(starts_at, zone) and _begins_a_day(ends_at, zone):
-        first, last = day(starts_at, zone), last_day(ends_at, zone)
-        return first if first == last else f"{first} to {last}"
+        return _days(starts_at.astimezone(ZoneInfo(zone)), _just_before(ends_at).astimezone(ZoneInfo(zone)))
     return f"{moment(starts_at, zone)} to before {moment(ends_at, zone)}"
+
+
+def _days(first: datetime, last: datetime) -> str:
+    """From one day to another, both included; what they share is said once."""
+    if first.date() == last.date():
+        return _day(first)
+    if (first.year, first.month) == (last.year, last.month):
+        return f"{first.day} to {_day(last)}"
+    if first.year == last.year:
+        return f"{first.day} {_month(first)} to {_day(last)}"
+    return f"{_day(first)} to {_day(last)}"
 
 
 def _begins_a_day(at: datetime, zone: str) -> bool:

@@ -391,13 +391,13 @@ def _after(sheet: _Sheet, document: Document) -> None:
             f"{rounded}{exact(document.carried_usd)} USD are carried over to the next document.",
             size=_SMALL, ink=_FAINT,
         )  # fmt: skip
+    for note in document.notes:
+        sheet.down(6)
+        sheet.paragraph(note)
     if document.movements:
         _section(sheet, "Payments and corrections")
         for each in document.movements:
             _movement(sheet, day(each.at, document.zone), each.text, cents(each.amount_usd))
-    for note in document.notes:
-        sheet.down(6)
-        sheet.paragraph(note)
     if document.payment or document.pay_url:
         _section(sheet, "How to pay")
         if document.pay_url:

@@ -89,9 +89,11 @@ def test_what_is_neither_paid_nor_open_was_credited() -> None:
     ("zone", "starts_at", "ends_at", "printed"),
     [
         # Summer time ends in October in Berlin: the month has 745 hours.
-        ("Europe/Berlin", (2026, 9, 30, 22), (2026, 10, 31, 23), "1 October 2026 to 31 October 2026"),
-        ("Pacific/Kiritimati", (2026, 1, 31, 10), (2026, 2, 28, 10), "1 February 2026 to 28 February 2026"),
+        ("Europe/Berlin", (2026, 9, 30, 22), (2026, 10, 31, 23), "1 to 31 October 2026"),
+        ("Pacific/Kiritimati", (2026, 1, 31, 10), (2026, 2, 28, 10), "1 to 28 February 2026"),
         ("UTC", (2028, 2, 29, 0), (2028, 3, 1, 0), "29 February 2028"),
+        ("UTC", (2028, 1, 31, 0), (2028, 2, 29, 0), "31 January to 28 February 2028"),
+        ("UTC", (2026, 12, 15, 0), (2027, 1, 15, 0), "15 December 2026 to 14 January 2027"),
         # Clocks in Cairo went from midnight to one: that day began at one.
         ("Africa/Cairo", (2026, 4, 23, 22), (2026, 4, 24, 21), "24 April 2026"),
         ("UTC", (2026, 1, 1, 0), (2026, 1, 15, 13), "1 January 2026, 00:00 to before 15 January 2026, 13:00"),
