@@ -13,15 +13,17 @@ from django.core import mail as outgoing
 from django.db import transaction
 from pypdf import PdfReader
 
-from billing import notices, profiles
+from billing import dunning, notices, profiles
 from billing.models import Invoice
 from core import ids
 from ops import mails, outbox
 from ops.models import Mail, OutboxMessage
 from orgs import members
 from orgs.models import Organization
-from tests.billing import papers
+from tests.billing import months, papers
+from tests.billing.months import calendar  # noqa: F401
 from tests.books import Books
+from tests.clocks import Clock
 from tests.orgs import world
 from tests.proofs import proves
 
@@ -265,3 +267,30 @@ def test_a_message_that_is_handed_on_twice_is_one_mail_each_with_one_pdf(books: 
     assert (name, media_type) == ("TB-2026-000001.pdf", "application/pdf")
     assert isinstance(content, bytes)
     assert "$1,190.00" in PdfReader(BytesIO(content)).pages[0].extract_text()
+
+
+def test_a_month_that_closes_and_is_not_paid_is_told_by_the_products_own_messages(
+    books: Books,
+    calendar: Clock,  # noqa: F811
+) -> None:
+    owner = months.sold("acme", email="books@acme.example")
+    months.use(owner, events=10)
+    months.go_to(calendar, "2031-06-02T12:00:00Z")
+    months.close(calendar)
+    invoice = months.document(owner)
+    assert invoice.due_at is not None
+    # The first reminder, the last, the stop and the freeze fall due 3, 17, 24 and 38 days later.
+    for days in (4, 18, 25, 39):
+        calendar.move(invoice.due_at + timedelta(days=days) - calendar.at)
+        dunning.run()
+    outbox.hand_on()
+    assert OutboxMessage.objects.filter(delivered_at=None).count() == 0
+    found = Mail.objects.filter(recipient="books@acme.example").exclude(kind__startswith="wallet.").order_by("id")
+    assert [each.subject for each in found] == [
+        f"acme: Invoice {invoice.number}",
+        *[f"acme: invoice {invoice.number} is overdue, reminder"] * 2,
+        f"acme: invoice {invoice.number} is overdue, credit limit ended",
+        f"acme: invoice {invoice.number} is overdue, calls are refused",
+    ]
+    # 10 × 1,000,000 × 0.27, by a million.
+    assert all("$2.70" in each.text for each in found)
