@@ -321,7 +321,8 @@ def keep_secret_key(data_dir: Path) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only this user may read, replacing it in one step. Raises ``OSError``."""
-    draft = path.with_name(f"{path.name}.new")
+    # Its own, should another write the same file at the same time; one that a killed process left is written over.
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
