@@ -128,7 +128,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request that ``takes`` said yes to."""
     started = time.monotonic_ns()
     headers = headers_of(scope)
-    correlation = http.correlation(headers.get("x-request-id", ""))
+    # One id for the answer, for what is logged and for what is recorded.
+    correlation = headers["x-request-id"] = http.correlation(headers.get("x-request-id", ""))
     body = Body(headers, receive)
     try:
         try:
@@ -401,11 +402,10 @@ _SCOPES = {
 
 async def _chat(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
     """``POST /v1/chat/completions``. Raises an ``ApiError``."""
-    request_id = http.correlation(headers.get("x-request-id", ""))
     raw, key = await _call_body(headers, body), idempotency.read_key(headers.get(IDEMPOTENCY))
     who = partial(_identify, headers, _peer(scope), default_only=False)
     call = await chat.begin(
-        raw, who=who, request_id=request_id, key=key, long=_encoding(headers) not in {"", "identity"}
+        raw, who=who, request_id=headers["x-request-id"], key=key, long=_encoding(headers) not in {"", "identity"}
     )
     about = calls.about(call.principal)
     if not call.prompt.stream:

@@ -11,6 +11,7 @@ last act stays. Each request is kept to be looked at.
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,8 @@ class Act:
 class Upstream:
     """The provider, in a thread with an event loop of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
+        self._keep = keep
         self.port = 0
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -105,8 +107,9 @@ class Upstream:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
-        self.bodies.append(body)
-        self.keys.append(request.headers.get("Authorization", ""))
+        if self._keep:
+            self.bodies.append(body)
+            self.keys.append(request.headers.get("Authorization", ""))
         act = self._acts.pop(0) if len(self._acts) > 1 else self._acts[0]
         try:
             if act.delay:
@@ -207,3 +210,15 @@ def wait_for(condition: Any, *, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.01)
+
+
+def main() -> None:
+    """``python -m tests.fakes.upstream '{"at": 1}'``: serve one ``Act`` until standard input ends; prints the port."""
+    with Upstream(keep=False) as fake:
+        fake.then(Act(**json.loads(sys.argv[1])))
+        print(fake.port, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

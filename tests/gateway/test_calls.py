@@ -94,6 +94,7 @@ def test_a_stream_has_the_contract_s_shape_and_its_cost_is_the_debit(acme: House
     }
     kept = record(acme)
     assert (kept.event_id, kept.cost_usd, kept.stream, kept.outcome) == (first["id"], COST, True, "completed")
+    assert kept.request_id == heard.headers["x-request-id"]
     assert fake.bodies[-1]["stream_options"] == {"include_usage": True}
 
 

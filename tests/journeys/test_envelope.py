@@ -425,13 +425,16 @@ def test_every_members_place_in_the_table_is_what_the_contract_says() -> None:
         errors.NotAcceptable: (406, "invalid_request_error", "user_error"),
         errors.Conflict: (409, "invalid_request_error", "user_error"),
         errors.IdempotencyKeyInUse: (409, "idempotency_error", "user_error"),
+        errors.ReplayUnavailable: (409, "idempotency_error", "user_error"),
         errors.LengthRequired: (411, "invalid_request_error", "user_error"),
         errors.RequestTooLarge: (413, "invalid_request_error", "user_error"),
         errors.UnsupportedMediaType: (415, "invalid_request_error", "user_error"),
         errors.OutOfRange: (422, "invalid_request_error", "user_error"),
         errors.IdempotencyKeyReused: (422, "idempotency_error", "user_error"),
         errors.InternalError: (500, "api_error", "platform_error"),
+        errors.UpstreamError: (502, "api_error", "upstream_error"),
         errors.Unavailable: (503, "api_error", "platform_error"),
+        errors.UpstreamTimeout: (504, "api_error", "upstream_error"),
     }
     seen = set()
     for family, (status, kind, category) in table.items():
