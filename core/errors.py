@@ -15,6 +15,7 @@
     * ``UnsupportedMediaType`` 415
     * ``OutOfRange`` 422: ``InconsistentUsage``, ``TooManyStops``
     * ``IdempotencyKeyReused`` 422
+    * ``RateLimited`` 429
     * ``InternalError`` 500
     * ``UpstreamError`` 502: ``UpstreamDisconnected``
     * ``Unavailable`` 503: ``NoAvailableChannel``
@@ -288,6 +289,16 @@ class IdempotencyKeyReused(ApiError):
     type = "idempotency_error"
     category = "user_error"
     default = "This Idempotency-Key was used with a different request."
+
+
+class RateLimited(ApiError):
+    """Too much at once or in a minute; there is room again after ``Retry-After``."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+    category = "user_error"
+    default = "Too many requests."
 
 
 class InternalError(ApiError):

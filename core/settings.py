@@ -246,6 +246,10 @@ CALL_DRAIN_SECONDS = env.integer("CALL_DRAIN_SECONDS", 120, low=1, high=3600)
 CALL_STOP_SECONDS = env.integer("CALL_STOP_SECONDS", 12, low=0, high=3600)
 # How long a client that waits for a stream is sent nothing, before comment lines.
 CALL_KEEP_ALIVE_MS = env.integer("CALL_KEEP_ALIVE_MS", 10_000, low=10, high=600_000)
+# Where the web processes of this machine share what keys and organizations have drawn from their limits, and how
+# many machines serve, each with an even part of every limit.
+LIMITS_FILE = env.folder("LIMITS_FILE", str(DATA_DIR / "limits"))
+LIMIT_MACHINES = env.integer("LIMIT_MACHINES", 1, low=1, high=1000)
 # How long a gateway may go by what POST /v1/keys/verify told it, and so how long a revoked key may live there.
 KEY_CACHE_SECONDS = env.integer("KEY_CACHE_SECONDS", 5, low=0, high=3600)
 # Usage that nobody could be charged for fails V12 of ``verify`` when it has waited for more than this.

@@ -1,4 +1,4 @@
-"""Tables of who: people, organizations, members and roles, keys, external ids, the audit trail, the cache epoch."""
+"""Tables of who: people, organizations, members and roles, keys and limits, external ids, audit trail, cache epoch."""
 
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -268,6 +268,39 @@ class ExternalId(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.value}"
+
+
+class RateLimit(models.Model):
+    """How much a key or an organization may ask of the gateway; null is no limit.
+
+    Written by ``orgs.ratelimits``. Exactly one of ``api_key`` and ``organization`` is set.
+    """
+
+    id = IdField("rate")
+    api_key = models.OneToOneField(ApiKey, on_delete=models.PROTECT, null=True, related_name="+")
+    organization = models.OneToOneField(Organization, on_delete=models.PROTECT, null=True, related_name="+")
+    requests_per_minute = models.IntegerField(null=True)
+    tokens_per_minute = models.IntegerField(null=True)
+    concurrency = models.IntegerField(null=True, help_text="Calls at once")
+
+    class Meta:
+        db_table = "rate_limit"
+        constraints = (
+            models.CheckConstraint(
+                name="rate_limit_one_subject",
+                condition=Q(api_key__isnull=False, organization__isnull=True)
+                | Q(api_key__isnull=True, organization__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="rate_limit_positive",
+                condition=(Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0))
+                & (Q(tokens_per_minute__isnull=True) | Q(tokens_per_minute__gt=0))
+                & (Q(concurrency__isnull=True) | Q(concurrency__gt=0)),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return ids.show("rate", self.pk)
 
 
 class AuditEntry(models.Model):
