@@ -82,6 +82,7 @@ LOCAL = (
     "price_draft_line",
     "project",
     "quarantine",
+    "rate_limit",
     "recharge",
     "refund",
     "rerating",

@@ -25,10 +25,14 @@ def full(limit: int, *, now: int) -> Bucket:
 
 
 def fill(bucket: Bucket, limit: int, *, now: int) -> Bucket:
-    """The bucket as it is now. What lies ahead of the clock is of another clock's life: full again."""
-    if bucket.at > now:
+    """The bucket as it is now.
+
+    What somebody has written a moment later stands as it is; what lies further ahead is of another life of
+    the clock, which begins anew with the machine: full again.
+    """
+    if bucket.at > now + MINUTE:
         return full(limit, now=now)
-    return Bucket(min(limit * MINUTE, bucket.level + (now - bucket.at) * limit), now)
+    return Bucket(min(limit * MINUTE, bucket.level + max(0, now - bucket.at) * limit), max(now, bucket.at))
 
 
 def admits(bucket: Bucket, limit: int, amount: int, *, leaving: int = 0) -> bool:

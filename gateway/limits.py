@@ -123,8 +123,9 @@ def _part(limits: Limits) -> Limits:
 
 def admit(counted: Table, subjects: Sequence[Subject], *, key: UUID, tokens: int) -> Permit:
     """Take room for a call from all subjects or from none. Raises ``RateLimited``."""
-    now = slots.now()
     with counted.locked():
+        # Once nobody else writes: what they wrote is not later than this.
+        now = slots.now()
         held: list[_Held] = []
         levels: list[tuple[Bucket, Bucket]] = []
         refusal: tuple[int, str] | None = None
@@ -134,7 +135,7 @@ def admit(counted: Table, subjects: Sequence[Subject], *, key: UUID, tokens: int
             requests, spent = _levels(counted.read(place), subject.limits, now=now)
             levels.append((requests, spent))
             # At once, so that a slot that was just made is not the longest unused one for the next.
-            counted.write(place, Numbers(requests.level, spent.level, now))
+            counted.write(place, Numbers(requests.level, spent.level, max(requests.at, spent.at)))
             wait = _wait(counted, place, subject, requests, spent, key=key, tokens=tokens, now=now)
             if wait is not None and (refusal is None or wait > refusal):
                 refusal = wait
@@ -144,7 +145,7 @@ def admit(counted: Table, subjects: Sequence[Subject], *, key: UUID, tokens: int
                 for each, (requests, spent) in zip(subjects, levels, strict=True)
             ]
             for (_, place), (requests, spent) in zip(held, levels, strict=True):
-                counted.write(place, Numbers(requests.level, spent.level, now))
+                counted.write(place, Numbers(requests.level, spent.level, max(requests.at, spent.at)))
                 counted.count(place, 1)
     headers = _headers(subjects, levels)
     if refusal is not None:

@@ -13,9 +13,10 @@ from django.urls import reverse
 
 from core import clock
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin, for_each
-from orgs import audit, externals, keys, members, organizations, permissions, projects
+from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits
 from orgs.audit import Actor
-from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, Role, User
+from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
+from orgs.ratelimits import Limits
 
 
 def actor(request: HttpRequest) -> Actor:
@@ -302,6 +303,38 @@ class ExternalIdAdmin(ActsAdmin[ExternalId]):
     acts = (Act("forget", "Forget", "What is reported of it from now on waits in quarantine.", _drop_external),)
     list_acts = (
         Act("map", "Map an id", "In place of what the id stood for before, from now on.", _map_external, MappingForm),
+    )
+
+
+class LimitsForm(forms.Form):
+    """Whose limits, and which; an empty one is none."""
+
+    organization = forms.CharField(required=False, help_text="A slug, or:")
+    api_key = forms.CharField(required=False, help_text="A customer's key: key_…")
+    requests = forms.IntegerField(required=False, min_value=1, help_text="A minute")
+    tokens = forms.IntegerField(required=False, min_value=1, help_text="A minute")
+    concurrency = forms.IntegerField(required=False, min_value=1, help_text="Calls at once")
+
+
+def _put_limits(request: HttpRequest, _row: None, told: dict[str, Any]) -> Done:
+    """Set what the form says."""
+    subject = ratelimits.find_subject(organization=told["organization"], api_key=told["api_key"])
+    limits = Limits(told["requests"], told["tokens"], told["concurrency"])
+    ratelimits.put(subject=subject, limits=limits, by=actor(request))
+    return Done(f"Set for {subject}.")
+
+
+@admin.register(RateLimit)
+class RateLimitAdmin(ActsAdmin[RateLimit]):
+    """How much keys and organizations may ask of the gateway."""
+
+    list_display = ("shown_id", "organization", "api_key", "requests_per_minute", "tokens_per_minute", "concurrency")
+    list_select_related = ("organization", "api_key")
+    search_fields = ("=organization__slug",)
+    fields = list_display
+    readonly_fields = fields
+    list_acts = (
+        Act("set", "Set limits", "In place of the limits before, within a second everywhere.", _put_limits, LimitsForm),
     )
 
 

@@ -277,8 +277,8 @@ class RateLimit(models.Model):
     """
 
     id = IdField("rate")
-    api_key = models.OneToOneField(ApiKey, on_delete=models.PROTECT, null=True, related_name="+")
-    organization = models.OneToOneField(Organization, on_delete=models.PROTECT, null=True, related_name="+")
+    api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, related_name="+")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, null=True, related_name="+")
     requests_per_minute = models.IntegerField(null=True)
     tokens_per_minute = models.IntegerField(null=True)
     concurrency = models.IntegerField(null=True, help_text="Calls at once")
@@ -286,6 +286,7 @@ class RateLimit(models.Model):
     class Meta:
         db_table = "rate_limit"
         constraints = (
+            models.UniqueConstraint(fields=("api_key", "organization"), name="rate_limit_once", nulls_distinct=False),
             models.CheckConstraint(
                 name="rate_limit_one_subject",
                 condition=Q(api_key__isnull=False, organization__isnull=True)

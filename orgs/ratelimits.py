@@ -1,5 +1,6 @@
 """How much keys and organizations may ask of the gateway. The only module that writes ``RateLimit``."""
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 
+from core import ids
 from core.errors import OutOfRange
 from orgs import audit, caches
 from orgs.audit import Actor
@@ -49,6 +51,22 @@ def put(*, subject: ApiKey | Organization, limits: Limits, by: Actor) -> RateLim
     )
     caches.bump()
     return row
+
+
+def find_subject(*, organization: str = "", api_key: str = "") -> ApiKey | Organization:
+    """The organization of a slug, or the key of an id as shown. Raises ``OutOfRange``."""
+    if bool(organization) == bool(api_key):
+        raise OutOfRange("Name an organization or a key.", param="organization")
+    found: ApiKey | Organization | None = None
+    if organization:
+        found = Organization.objects.filter(slug=organization.strip().lower()).first()
+    else:
+        with contextlib.suppress(ValueError):
+            found = ApiKey.objects.filter(pk=ids.read("key", api_key.strip()), deleted_at__isnull=True).first()
+    if found is None:
+        param = "organization" if organization else "api_key"
+        raise OutOfRange(f"There is no such {param}.", param=param)
+    return found
 
 
 def find(subjects: Collection[UUID]) -> dict[UUID, Limits]:

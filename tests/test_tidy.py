@@ -25,6 +25,7 @@ WRITERS: dict[str, str | None] = {
     "project": "orgs.projects",
     "api_key": "orgs.keys",
     "external_id": "orgs.externals",
+    "rate_limit": "orgs.ratelimits",
     "audit_entry": "orgs.audit",
     "cache_epoch": "orgs.caches",
     "job_run": "ops.jobs",

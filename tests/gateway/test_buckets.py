@@ -87,4 +87,8 @@ def test_a_minute_after_it_was_empty_it_is_full() -> None:
 
 
 def test_a_clock_that_began_anew_finds_a_full_bucket() -> None:
-    assert buckets.fill(Bucket(0, 1000), 5, now=999) == buckets.full(5, now=999)
+    assert buckets.fill(Bucket(0, MINUTE + 1000), 5, now=999) == buckets.full(5, now=999)
+
+
+def test_what_was_written_a_moment_later_is_not_filled() -> None:
+    assert buckets.fill(Bucket(3, 1000), 5, now=999) == Bucket(3, 1000)

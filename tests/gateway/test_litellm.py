@@ -393,9 +393,11 @@ def test_the_captured_batch_is_priced_recorded_and_debited(acme: House) -> None:
     records = acme.records[before:]
     assert [record.event_id for record in records] == [call["litellm_call_id"] for call in sent[:7]]
     assert [record.cost_usd for record in records] == [Decimal(cost) for cost in COSTS[:7]]
+    charge = records[0].transfer_id
+    assert charge is not None
     # 3 × 0.00515 + 0.000435 + 0.0139128 + 0.00000024 + 0.00133
     spent = wallet.posted_usd - Wallet.objects.get(pk=acme.organization.pk).posted_usd
-    assert spent == Decimal("0.03112804") == Transfer.objects.get(id=str(records[0].transfer_id)).amount_usd
+    assert spent == Decimal("0.03112804") == Transfer.objects.get(pk=charge).amount_usd
     for record, wanted in zip(records, EXPECTED, strict=False):
         for name in (
             "model", "routed_model", "provider", "channel", "input_tokens", "output_tokens", "stream", "latency_ms",

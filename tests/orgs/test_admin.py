@@ -13,14 +13,15 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from core import ids
-from orgs import audit, keys, members
-from orgs.models import ApiKey, AuditEntry, Member, Organization, Project, Role, User
+from orgs import audit, externals, keys, members, ratelimits
+from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
+from orgs.ratelimits import Limits
 from tests.books import Books
 from tests.orgs import world
 from tests.proofs import proves
 
 PASSWORD = "correct horse battery staple"
-PAGES = [User, Organization, Member, Role, Project, ApiKey, AuditEntry]
+PAGES = [User, Organization, Member, Role, Project, ApiKey, ExternalId, RateLimit, AuditEntry]
 
 
 @pytest.fixture
@@ -52,8 +53,10 @@ def fill(count: int, *, prefix: str) -> Organization:
     acme = world.organization(f"{prefix}-labs")
     for number in range(count):
         member = world.member(acme, f"{prefix}{number}@example.com")
-        world.organization_key(acme, name=f"{prefix} {number}")
+        key = world.organization_key(acme, name=f"{prefix} {number}").key
         world.personal_key(member.user)
+        externals.put(kind="key", value=f"{prefix}{number}", api_key=key, by=world.BY)
+        ratelimits.put(subject=key, limits=Limits(requests=number + 1), by=world.BY)
         Project.objects.create(organization=acme, name=f"{prefix} {number}")
     return acme
 
