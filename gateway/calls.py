@@ -31,9 +31,10 @@ from billing import admissions, charges, distribution, holds
 from billing.budgets import Counted
 from core import clock, errors, ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
-from gateway import channels, counts, echo, groups, health, replays, routing, terms, threads, upstream
+from gateway import channels, counts, echo, groups, health, limits, replays, routing, terms, threads, upstream
 from gateway.channels import Kind
 from gateway.groups import GROUP_LOCK_MS, Groups
+from gateway.limits import Permit
 from gateway.routing import Candidate
 from gateway.upstream import Failed
 from metering import attempts, events, pricing, rating, tokens
@@ -81,13 +82,17 @@ class Prompt(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """A request as it came: who asks, and what. Both raise an ``ApiError``. ``key`` is its ``Idempotency-Key``."""
+    """A request as it came: who asks, and what. Both raise an ``ApiError``. ``key`` is its ``Idempotency-Key``.
+
+    ``permits`` takes in the room that it has been given within its limits.
+    """
 
     who: Callable[[], Principal]
     read: Callable[[], Prompt]
     endpoint: str
     request_id: str
     key: str | None = None
+    permits: Sequence[Permit] = ()
 
 
 class Admitted(NamedTuple):
@@ -215,9 +220,13 @@ def _admit_of(asking: Asking, principal: Principal) -> Admitted:
     assert offer is not None, "what has no price was refused"
     key = keys.find([principal.key_id])[principal.key_id]
     personal = key.user_id is not None and key.organization_id != owner.id
+    on_hang_up = terms.on_hang_up(owner.id)
+    if isinstance(asking.permits, list):
+        # Last: whatever else refuses it has taken no room.
+        asking.permits.append(limits.enter(principal, tokens=most.tokens))
     return Admitted(
         call_id, asking, principal, owner, key.organization_id if personal else None, prompt, most, order,
-        terms.on_hang_up(owner.id), at, offer.card,
+        on_hang_up, at, offer.card,
     )  # fmt: skip
 
 
@@ -359,7 +368,15 @@ async def make(asking: Asking, *, size: int, long: bool = False) -> "Call":
     """
     if _closing:
         raise errors.Unavailable("This process is stopping; send it again.")
-    call = Call(await _holds.answer(asking, size=size, long=long))
+    permits: list[Permit] = []
+    try:
+        held = await _holds.answer(asking._replace(permits=permits), size=size, long=long)
+    except BaseException:
+        for permit in permits:
+            limits.leave(permit, tokens=0)
+        raise
+    (permit,) = permits
+    call = Call(held, permit)
     _open.add(call)
     call.task.add_done_callback(lambda _: _open.discard(call))
     _keep_holds()
@@ -369,8 +386,9 @@ async def make(asking: Asking, *, size: int, long: bool = False) -> "Call":
 class Call:
     """A call on its way. ``id`` and ``created`` stand in its answer; ``settled`` is there when it has ended."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Held, permit: Permit) -> None:
         admitted = held.admitted
+        self.permit = permit
         self.id = admitted.id
         self.prompt = admitted.prompt
         self.principal = admitted.principal
@@ -399,6 +417,11 @@ class Call:
         self._tried: list[Tried] = []
         self._has_output = False
         self.task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Who is charged, and what is left of the limits: of an answer that is whole, with what it used."""
+        return about(self.principal) | self.permit.headers()
 
     @property
     def fingerprint(self) -> str:
@@ -469,6 +492,7 @@ class Call:
         try:
             await self._settle(failure)
         finally:
+            limits.leave(self.permit)
             self._end(failure)
 
     async def _ask_all(self) -> Failed | None:
@@ -682,6 +706,7 @@ class Call:
         settlement = Settlement(self.held.admitted, self.held.hold_id, event, tried, texts, absent)
         if absent:
             settlement = await asyncio.to_thread(_count, settlement)
+        limits.leave(self.permit, tokens=settlement.event.input_tokens + settlement.event.output_tokens)
         writing = asyncio.get_running_loop().create_task(self._write(settlement))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_WAIT_SECONDS):

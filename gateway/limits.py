@@ -63,16 +63,27 @@ class _Standing(NamedTuple):
 class Permit:
     """The room that a call has taken; ``leave`` gives back what is its to give."""
 
-    __slots__ = ("_headers", "held", "tokens")
+    __slots__ = ("held", "levels", "subjects", "tokens")
 
-    def __init__(self, held: Sequence[_Held], *, tokens: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        subjects: Sequence[Subject] = (),
+        *,
+        held: Sequence[_Held] = (),
+        levels: Sequence[tuple[Bucket, Bucket]] = (),
+        tokens: int = 0,
+    ) -> None:
+        self.subjects = subjects
         self.held = held
+        self.levels = levels
         self.tokens = tokens
-        self._headers = headers
 
     def headers(self) -> dict[str, str]:
-        """``x-ratelimit-*`` as they were when the call was let in; none of what has no limit."""
-        return dict(self._headers)
+        """``x-ratelimit-*`` as it was when the call was let in; once it has ended, with what it used.
+
+        None of what has no limit.
+        """
+        return _headers(self.subjects, self.levels)
 
 
 def enter(principal: Principal, *, tokens: int) -> Permit:
@@ -82,7 +93,7 @@ def enter(principal: Principal, *, tokens: int) -> Permit:
     """
     subjects = subjects_of(principal)
     if not subjects:
-        return Permit((), tokens=0, headers={})
+        return Permit()
     return admit(table(), subjects, key=principal.key_id, tokens=tokens)
 
 
@@ -147,23 +158,27 @@ def admit(counted: Table, subjects: Sequence[Subject], *, key: UUID, tokens: int
             for (_, place), (requests, spent) in zip(held, levels, strict=True):
                 counted.write(place, Numbers(requests.level, spent.level, max(requests.at, spent.at)))
                 counted.count(place, 1)
-    headers = _headers(subjects, levels)
     if refusal is not None:
         micros, what = refusal
         retry = buckets.seconds(micros)
-        raise RateLimited(
-            f"The limit of {what} is reached; retry after {retry} s.", headers={**headers, "Retry-After": str(retry)}
-        )
+        told = {**_headers(subjects, levels), "Retry-After": str(retry)}
+        raise RateLimited(f"The limit of {what} is reached; retry after {retry} s.", headers=told)
     for subject in subjects:
         if subject.shared:
             _drawn.note(subject.name, key, now=now)
-    return Permit(tuple(held), tokens=tokens, headers=headers)
+    return Permit(subjects, held=held, levels=levels, tokens=tokens)
 
 
 def settle(counted: Table, permit: Permit, *, tokens: int | None) -> None:
     """Give a call's room back: its place among those at once, and the tokens that it did not use."""
     with counted.locked():
         held, permit.held = permit.held, ()
+        if held and tokens is not None:
+            more = tokens - permit.tokens
+            permit.levels = [
+                (requests, _drawn_from(spent, each.limits.tokens, more))
+                for each, (requests, spent) in zip(permit.subjects, permit.levels, strict=True)
+            ]
         for subject, place in held:
             if not counted.has(place, subject.name):
                 # Forgotten meanwhile, so full again.

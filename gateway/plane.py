@@ -407,15 +407,14 @@ async def _chat(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
     call = await chat.begin(
         raw, who=who, request_id=headers["x-request-id"], key=key, long=_encoding(headers) not in {"", "identity"}
     )
-    about = calls.about(call.principal)
     if not call.prompt.stream:
         answer = await call.answer()
-        return Told(200, chat.whole(call, answer), headers=about)
+        return Told(200, chat.whole(call, answer), headers=call.headers)
     quiet = settings.CALL_KEEP_ALIVE_MS / 1000
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(quiet):
             await call.begin()
-    return Flow(chat.parts(call), call.leave, quiet, chat.KEEP_ALIVE, headers=about)
+    return Flow(chat.parts(call), call.leave, quiet, chat.KEEP_ALIVE, headers=call.headers)
 
 
 async def _call_body(headers: Headers, body: Body) -> bytes:

@@ -18,6 +18,9 @@ from orgs.keys import IssuedKey
 from orgs.principals import Principal
 from orgs.ratelimits import Limits
 from tests.books import Books
+from tests.fakes.upstream import Act, Upstream
+from tests.gateway import callers
+from tests.journeys.neighbours import House
 from tests.nursery import Nursery
 from tests.orgs import world
 
@@ -285,3 +288,53 @@ def test_processes_together_let_in_what_the_limit_says(books: Books, nursery: Nu
         table.forget_dead(place)
         assert table.open_calls(place) == 0
     table.close()
+
+
+# Of calls through the data plane.
+
+
+@pytest.fixture
+def acme(books: Books, table: Table) -> Iterator[House]:
+    """An organization whose calls go to a fake provider; what it uses is 1,000 tokens in and 200 out."""
+    with Upstream() as fake, callers.gateway():
+        callers.channel(fake)
+        fake.then(Act())
+        yield callers.house()
+
+
+def test_a_call_takes_room_and_tells_what_is_left_with_what_it_used(acme: House) -> None:
+    put(acme.organization, requests=2, tokens=200_000, concurrency=1)
+    heard = callers.ask(acme)
+    assert heard.status == 200
+    limits_told = {name: value for name, value in heard.headers.items() if name.startswith("x-ratelimit")}
+    assert limits_told == {
+        "x-ratelimit-limit-requests": "2", "x-ratelimit-remaining-requests": "1",
+        "x-ratelimit-reset-requests": "30s", "x-ratelimit-limit-tokens": "200000",
+        "x-ratelimit-remaining-tokens": "198800", "x-ratelimit-reset-tokens": "360ms",
+    }  # fmt: skip
+    streamed = callers.stream(acme)
+    assert streamed.headers["x-ratelimit-remaining-requests"] == "0"
+    refused = callers.ask(acme)
+    assert refused.code == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert refused.headers["deepailab-organization"] == "acme-labs"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    # Two calls were made, and two were charged.
+    assert len([each for each in acme.records if each.endpoint == "/v1/chat/completions"]) == 2
+
+
+def test_what_is_refused_later_gives_its_room_back(acme: House) -> None:
+    put(acme.organization, tokens=1_000_000, concurrency=1)
+    dear = {**callers.HELLO, "model": "gpt-4o", "max_tokens": 10_000_000, "n": 128}
+    for _ in range(3):
+        assert callers.ask(acme, dear).status == 402
+    assert callers.ask(acme).status == 200
+
+
+def test_the_room_of_a_call_at_once_is_free_again_when_it_has_failed_or_its_client_has_gone(acme: House) -> None:
+    put(acme.organization, concurrency=1)
+    for _ in range(3):
+        callers.stream(acme, leave_after=1)
+        callers.settled()
+    assert callers.ask(acme, {**callers.HELLO, "model": "no-such-model"}).status == 400
+    assert callers.ask(acme).status == 200
