@@ -354,11 +354,8 @@ def hidden_from(caller: Caller, ours: House, theirs: House) -> list[str]:
     """What no answer may show this caller. An own-only member sees the whole statement, but not who caused it."""
     own = ours.shown("tr") if caller.name == "plain" else []
     found = [
-        text for kind in ("usage", "key", "tr", "auth", "proj", "inv") for text in foreign(kind, caller, ours, theirs)
         text
-        for kind in ("usage", "key", "tr", "auth", "proj", "we", "wd")
-        text
-        for kind in ("usage", "key", "tr", "auth", "proj", "inv", "topup", "card")
+        for kind in ("usage", "key", "tr", "auth", "proj", "inv", "we", "wd", "topup", "card")
         for text in foreign(kind, caller, ours, theirs)
     ]
     return [text for text in found if text not in own]
