@@ -57,8 +57,8 @@ def words(name: str, default: str) -> list[str]:
 def sender(name: str, default: str) -> str:
     """Who mails come from: an address, or a name and an address in angle brackets. Raises ``BadSetting``."""
     value = text(name, default)
-    _, _, host = parseaddr(value)[1].rpartition("@")
-    if not host or not value.isprintable():
+    person, _, host = parseaddr(value)[1].rpartition("@")
+    if not person or not host or not value.isprintable():
         raise BadSetting(f"{name}={value!r} should look like Tollbook <billing@example.com>.")
     return value
 

@@ -451,6 +451,8 @@ def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], Non
                 supervisor.say("payments are off: no STRIPE_API_KEY (STRIPE_FAKE=1 runs a stand-in for Stripe)")
             with contextlib.suppress(OSError):
                 print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
+            if embedded and not env.text("EMAIL_HOST", ""):
+                supervisor.say(f"no mail server is set (EMAIL_HOST), so mails are files in {data_dir / 'mail'}")
             supervisor.interruptible = False
             supervisor.run(each_tick=chores)
         finally:

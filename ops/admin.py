@@ -1,7 +1,10 @@
-"""The desk's pages of the machinery: scheduled jobs and how their last run went, and what waits for a second person."""
+"""The desk's pages of the machinery.
+
+Scheduled jobs and how their last run went, what waits for a second person, and what is told to others.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -19,17 +22,27 @@ from django.utils.timesince import timesince
 from core import clock, ids
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
 from core.markup import NOTHING, as_facts, as_text, link, link_to, stamp, table, verbatim
-from ops import approvals, jobs
-from ops.models import Approval, IdempotencyKey, JobPeriod, JobRun, OutboxMessage
+from ops import approvals, deliveries, jobs, mails
+from ops.models import (
+    Approval,
+    IdempotencyKey,
+    JobPeriod,
+    JobRun,
+    Mail,
+    OutboxMessage,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from orgs.admin import actor
 from orgs.models import User
 from orgs.organizations import is_slug
 
-M = TypeVar("M", OutboxMessage, IdempotencyKey)
+M = TypeVar("M", OutboxMessage, IdempotencyKey, WebhookEndpoint, WebhookDelivery, Mail)
 
 # The page of what a kind of approval is about, and its ids' prefix; the app that asks adds its own.
 SUBJECTS: Final[dict[str, tuple[str, str]]] = {}
 LINES_SHOWN: Final = 4
+DELIVERIES_SHOWN: Final = 20
 
 
 def _run_again(request: HttpRequest, row: JobRun, _: dict[str, Any]) -> Done:
@@ -325,10 +338,10 @@ def of_organization(rows: QuerySet[M], prefix: str, text: str) -> QuerySet[M]:
 
 @admin.register(OutboxMessage)
 class OutboxMessageAdmin(BooksAdmin[OutboxMessage]):
-    """What others are to be told, and whether they were."""
+    """What others are to be told, and whether deliveries and mails were made of it."""
 
-    list_display = ("shown_id", "kind", "organization", "key", "created_at", "delivered_at", "attempts")
-    list_filter = (("delivered_at", presence("state", absent="Waiting", present="Delivered")),)
+    list_display = ("shown_id", "kind", "organization", "key", "created_at", "handed_on_at", "attempts")
+    list_filter = (("delivered_at", presence("state", absent="Waiting", present="Handed on")),)
     list_select_related = ("organization",)
     sortable_by = ()
     search_fields = ("pk",)
@@ -340,6 +353,11 @@ class OutboxMessageAdmin(BooksAdmin[OutboxMessage]):
     ) -> tuple[QuerySet[OutboxMessage], bool]:
         """By id or organization."""
         return of_organization(queryset, "evt", search_term), False
+
+    @admin.display(description="handed on at")
+    def handed_on_at(self, row: OutboxMessage) -> datetime | None:
+        """When deliveries and mails were made of it."""
+        return row.delivered_at
 
     @admin.display(description="data")
     def message(self, row: OutboxMessage) -> str:
@@ -372,3 +390,155 @@ class IdempotencyKeyAdmin(BooksAdmin[IdempotencyKey]):
     def answer(self, row: IdempotencyKey) -> str:
         """What was answered, as text."""
         return verbatim(bytes(row.body).decode(errors="replace"))
+
+
+def _send_again(request: HttpRequest, row: Mail, _: dict[str, Any]) -> Done:
+    mails.again(mail_id=row.pk, by=actor(request))
+    return Done(f"On its way again: {row}.")
+
+
+def _redeliver(request: HttpRequest, row: WebhookDelivery, _: dict[str, Any]) -> Done:
+    deliveries.redeliver(delivery=row, by=actor(request))
+    return Done(f"On its way again: {row}.")
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(BooksAdmin[WebhookEndpoint]):
+    """Where customers are told what happens. Their secrets are shown to nobody."""
+
+    list_display = ("shown_id", "organization", "url", "state", "failing_since", "created_at")
+    list_filter = ("enabled", ("deleted_at", presence("kept", absent="In use", present="Deleted")))
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("pk",)
+    search_help_text = "A we_ id, or an organization's slug."
+    fields = (
+        "shown_id", "organization", "url", "events", "state", "disabled_at", "failing_since", "busy_until",
+        "old_secret_until", "created_by", "created_at", "deleted_at", "latest",
+    )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WebhookEndpoint]:
+        """Without the secrets."""
+        return super().get_queryset(request).defer("secret", "old_secret")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint], search_term: str
+    ) -> tuple[QuerySet[WebhookEndpoint], bool]:
+        """By id or organization."""
+        return of_organization(queryset, "we", search_term), False
+
+    @admin.display(description="state")
+    def state(self, row: WebhookEndpoint) -> str:
+        """In words."""
+        if row.deleted_at is not None:
+            return "deleted"
+        return "enabled" if row.enabled else f"disabled: {row.disabled_reason}"
+
+    @admin.display(description="events")
+    def events(self, row: WebhookEndpoint) -> str:
+        """What it wants."""
+        return ", ".join(row.kinds) or "all"
+
+    @admin.display(description="latest deliveries")
+    def latest(self, row: WebhookEndpoint) -> str:
+        """The newest few."""
+        rows = WebhookDelivery.objects.filter(endpoint=row).select_related("message").order_by("-id")[:DELIVERIES_SHOWN]
+        shown = [
+            (link("ops_webhookdelivery", each.pk, each), each.message.kind, each.state, each.attempts, each.status)
+            for each in rows
+        ]
+        return table(("delivery", "event", "state", "attempts", "answer"), shown) if shown else NOTHING
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ActsAdmin[WebhookDelivery]):
+    """Messages on their way to customers' endpoints."""
+
+    list_display = (
+        "shown_id", "organization", "event", "state", "attempts", "status", "failure", "last_attempt_at",
+        "next_attempt_at",
+    )  # fmt: skip
+    list_filter = ("state",)
+    list_select_related = ("organization", "message")
+    sortable_by = ()
+    search_fields = ("pk",)
+    search_help_text = "A wd_ id, or an organization's slug."
+    fields = (
+        "shown_id", "organization", "goes_to", "event", "tells", "state", "attempts", "status", "took_ms", "failure",
+        "excerpt", "created_at", "last_attempt_at", "next_attempt_at", "leased_until", "done_at",
+    )  # fmt: skip
+    acts = (
+        Act(
+            "redeliver",
+            "Send again",
+            "The customer's endpoint is sent this message again, under the same id, with all attempts before it.",
+            _redeliver,
+        ),
+    )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[WebhookDelivery], search_term: str
+    ) -> tuple[QuerySet[WebhookDelivery], bool]:
+        """By id or organization."""
+        return of_organization(queryset, "wd", search_term), False
+
+    @admin.display(description="event")
+    def event(self, row: WebhookDelivery) -> str:
+        """Its kind."""
+        return row.message.kind
+
+    @admin.display(description="message")
+    def tells(self, row: WebhookDelivery) -> str:
+        """The message, on its own page."""
+        return link("ops_outboxmessage", row.message_id, ids.show("evt", row.message_id))
+
+    @admin.display(description="endpoint")
+    def goes_to(self, row: WebhookDelivery) -> str:
+        """The endpoint, on its own page."""
+        return link("ops_webhookendpoint", row.endpoint_id, row.endpoint.url)
+
+
+@admin.register(Mail)
+class MailAdmin(ActsAdmin[Mail]):
+    """Mails, and which of them wait, failed or are in doubt."""
+
+    list_display = ("shown_id", "kind", "recipient", "subject", "state", "attempts", "failure", "created_at", "sent_at")
+    list_filter = ("state",)
+    sortable_by = ()
+    search_fields = ("recipient",)
+    search_help_text = "A mail_ id, an organization's slug, or an e-mail address."
+    fields = (
+        "shown_id", "organization", "kind", "key", "recipient", "subject", "state", "attempts", "failure", "created_at",
+        "next_attempt_at", "leased_until", "sent_at", "files", "words",
+    )  # fmt: skip
+    acts = (
+        Act(
+            "again",
+            "Send again",
+            "A mail in doubt may have arrived: the person may get it twice, under one id.",
+            _send_again,
+            possible=lambda row: row.state not in {Mail.State.PENDING, Mail.State.SENDING},
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Mail]:
+        """Without the page that it also goes out as."""
+        return super().get_queryset(request).defer("html")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Mail], search_term: str
+    ) -> tuple[QuerySet[Mail], bool]:
+        """By id, organization or recipient."""
+        if "@" in search_term:
+            return queryset.filter(recipient=search_term.strip().lower()), False
+        return of_organization(queryset, "mail", search_term), False
+
+    @admin.display(description="attachments")
+    def files(self, row: Mail) -> str:
+        """Their names."""
+        return ", ".join(f"{each['kind']} {each['key']}" for each in row.attachments) or NOTHING
+
+    @admin.display(description="text")
+    def words(self, row: Mail) -> str:
+        """What it says."""
+        return verbatim(row.text)

@@ -118,3 +118,43 @@ def test_keeping_less_than_is_safe_stops_the_start_with_the_settings_name(chosen
     )
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def read(**chosen: str) -> tuple[int, str]:
+    """Whether such an environment is one that the product starts in, and what it says."""
+    names = "EMAIL_BACKEND EMAIL_PORT EMAIL_USE_TLS EMAIL_USE_SSL DEFAULT_FROM_EMAIL WEBHOOKS_ALLOW_LOCAL"
+    code = f"import core.settings as s; print(*(getattr(s, name) for name in {names.split()!r}), sep='|')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(**chosen), capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+BACKENDS = "django.core.mail.backends"
+SERVER = {"EMAIL_HOST": "mail.example", "DEFAULT_FROM_EMAIL": "Bills <bills@tollbook.example>"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code", "said"),
+    [
+        (PRODUCTION, 0, f"{BACKENDS}.dummy.EmailBackend|587|True|False|Tollbook <billing@localhost>|False"),
+        (
+            {**PRODUCTION, **SERVER}, 0,
+            f"{BACKENDS}.smtp.EmailBackend|587|True|False|Bills <bills@tollbook.example>|False",
+        ),
+        (
+            {**PRODUCTION, **SERVER, "EMAIL_SECURITY": "tls"}, 0,
+            f"{BACKENDS}.smtp.EmailBackend|465|False|True|Bills <bills@tollbook.example>|False",
+        ),
+        ({**PRODUCTION, "EMAIL_HOST": "mail.example"}, 1, "DEFAULT_FROM_EMAIL='' should look like"),
+        ({**PRODUCTION, **SERVER, "DEFAULT_FROM_EMAIL": "bills"}, 1, "DEFAULT_FROM_EMAIL='bills' should look like"),
+        ({**PRODUCTION, **SERVER, "EMAIL_USER": "me"}, 1, "EMAIL_USER and EMAIL_PASSWORD belong together"),
+        ({**PRODUCTION, **SERVER, "EMAIL_SECURITY": "ssl3"}, 1, "EMAIL_SECURITY='SSL3' is none of"),
+        ({**PRODUCTION, "WEBHOOKS_ALLOW_LOCAL": "1"}, 1, "WEBHOOKS_ALLOW_LOCAL is for trying things out"),
+        ({"DATABASE_URL": "", "WEBHOOKS_ALLOW_LOCAL": "1"}, 0,
+         f"{BACKENDS}.filebased.EmailBackend|587|True|False|Tollbook <billing@localhost>|True"),
+    ],
+)  # fmt: skip
+def test_mail_and_webhook_settings_are_right_or_say_what_is_wrong(chosen: dict[str, str], code: int, said: str) -> None:
+    assert (found := read(**chosen))[0] == code
+    assert said in found[1]

@@ -5,17 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 from django.test import Client
 from psycopg.errors import LockNotAvailable
 
 from core import ids
 from core.schedule import JOBS, Job
-from ops import approvals, jobs
-from ops.models import Approval, JobRun
+from ops import approvals, jobs, mails
+from ops.models import Approval, JobRun, Mail, WebhookDelivery, WebhookEndpoint
 from orgs.audit import Actor
 from orgs.models import AuditEntry, User
 from tests import desk
+from tests.ops import hooks
 from tests.orgs import world
 
 
@@ -237,3 +238,57 @@ def test_who_is_no_person_of_ours_is_named_as_well_as_can_be(root: Client) -> No
         approvals.ask(kind="credit", subject_id=ids.new(), by=by, details={})
     text = desk.read(root, desk.listing(Approval)).text
     assert re.findall(r'class="field-asker">(.*?)</td>', text) == ["key_1", "typed@example.com", "system"]
+
+
+def test_the_desk_sees_endpoints_without_secrets_and_sends_a_delivery_again(root: Client) -> None:
+    acme = world.organization("acme")
+    made = hooks.endpoint(acme, kinds=["wallet.low"])
+    for number in range(3):
+        hooks.hand_on(acme, key=str(number), balance_usd="<4>")
+    delivery = WebhookDelivery.objects.order_by("id")[0]
+    WebhookDelivery.objects.update(
+        state="failed", next_attempt_at=None, done_at=delivery.created_at, attempts=10, status=500, excerpt="<b>no</b>"
+    )
+    few = desk.read(root, desk.listing(WebhookDelivery), q="acme")
+    assert len(few.rows) == 3
+    listed = desk.read(root, desk.listing(WebhookEndpoint), q=str(made.endpoint))
+    assert [row.pk for row in listed.rows] == [made.endpoint.pk]
+    page = desk.read(root, desk.page(made.endpoint))
+    assert "wallet.low" in page.text
+    for shown in (page, desk.read(root, desk.page(delivery))):
+        assert made.secret not in shown.text
+        assert "<b>no</b>" not in shown.text
+    done = desk.send(root, desk.page(delivery, "redeliver"))
+    assert desk.said(done) == [f"success: On its way again: {delivery}."]
+    assert WebhookDelivery.objects.get(pk=delivery.pk).state == "pending"
+    note = AuditEntry.objects.get(verb="webhook_delivery.redelivered")
+    assert (note.actor_label, note.subject_id) == ("root@example.com", str(delivery))
+    for number in range(3, 60):
+        hooks.hand_on(acme, key=str(number))
+    many = desk.read(root, desk.listing(WebhookDelivery), q="acme")
+    assert (len(many.rows), len(many.queries)) == (50, len(few.queries))
+    assert desk.counting([few, many, listed, page]) == []
+    for address in (desk.page(made.endpoint), desk.page(delivery)):
+        assert root.post(address, {"url": "https://x.example/"}).status_code == 403
+
+
+def test_the_desk_sends_a_mail_in_doubt_again(root: Client) -> None:
+    with transaction.atomic():
+        mails.post(
+            kind="invoice.finalized", organization_id=None, key="inv_1", to=["ada@example.com", "bob@example.com"],
+            subject="<i>Invoice</i>", text="<b>5 USD</b>", attachments=[{"kind": "invoice", "key": "inv_1"}],
+        )  # fmt: skip
+    row = Mail.objects.get(recipient="ada@example.com")
+    assert desk.buttons(desk.read(root, desk.page(row))) == []
+    Mail.objects.filter(pk=row.pk).update(state="doubtful", next_attempt_at=None)
+    found = desk.read(root, desk.listing(Mail), q=" Ada@example.com")
+    assert [each.pk for each in found.rows] == [row.pk]
+    assert "<i>Invoice</i>" not in found.text
+    page = desk.read(root, desk.page(row))
+    assert "&lt;b&gt;5 USD&lt;/b&gt;" in page.text
+    assert "invoice inv_1" in page.text
+    assert desk.buttons(page) == ["Send again"]
+    assert desk.said(desk.send(root, desk.page(row, "again"))) == [f"success: On its way again: {row}."]
+    assert Mail.objects.get(pk=row.pk).state == "pending"
+    assert desk.counting([found, page]) == []
+    assert root.post(desk.page(row), {"recipient": "eve@example.com"}).status_code == 403

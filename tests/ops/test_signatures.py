@@ -3,6 +3,9 @@
 import base64
 import hashlib
 import hmac
+import re
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from core import logs
 from ops import signatures
 from ops.signatures import Forged
+from tests.database import ROOT
 
 # Worked out with `openssl dgst -sha256 -mac HMAC`; the same secret, id and time as in the specification's libraries.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -18,6 +22,7 @@ ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 AT = 1614265330
 BODY = b'{"test": 2432232314}'
 SIGNED = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+GUIDE = ROOT / "docs" / "guides" / "webhooks.md"
 KEY = signatures.key_of(SECRET)
 TOLD = {"webhook-id": ID, "webhook-timestamp": str(AT), "webhook-signature": SIGNED}
 
@@ -94,6 +99,19 @@ def test_a_new_secret_is_24_bytes_never_the_same_and_the_logs_know_it() -> None:
     for secret in made:
         assert len(signatures.key_of(secret)) == 24
         assert logs.redact(f"with {secret}!") == "with whsec_[redacted]!"
+
+
+def test_the_guides_own_example_takes_what_we_sign_and_nothing_else() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    known: dict[str, Any] = {}
+    exec(code, known)
+    now = int(time.time())
+    told = signatures.headers([KEY, b"another" * 4], message_id="evt_1", timestamp=now, body=BODY)
+    known["verify"](SECRET, told, BODY)
+    late = signatures.headers([KEY], message_id="evt_1", timestamp=now - 400, body=BODY)
+    for headers, body in ((told, BODY + b" "), (late, BODY), ({**told, "webhook-id": "evt_2"}, BODY)):
+        with pytest.raises(ValueError, match=r"too old|not signed"):
+            known["verify"](SECRET, headers, body)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_a", "whsec_ab-c"])
