@@ -23,6 +23,14 @@ from ops import outbox
 
 State = Dispute.State
 
+# What is told of each state.
+_KINDS = {
+    State.INQUIRY: "dispute.inquiry",
+    State.OPEN: "dispute.opened",
+    State.WON: "dispute.closed",
+    State.LOST: "dispute.closed",
+}
+
 
 def follow(payment: Payment, found: Sequence[Object]) -> None:
     """Take in disputes as Stripe tells them, under the payment's lock. Raises ``Mismatch`` for what cannot be."""
@@ -50,11 +58,11 @@ def _follow(payment: Payment, one: DisputeFacts) -> None:
         ledger.post(posting.moves, at=started_at())
     if before != now or is_new:
         outbox.post(
-            kind=f"dispute.{now}", organization_id=row.organization_id, key=str(row.pk),
+            kind=_KINDS[State(now)], organization_id=row.organization_id, key=str(row.pk),
             data={
                 "dispute_id": ids.show("dispute", row.pk), "payment_id": ids.show("pay", payment.pk),
                 "amount_usd": money.plain(row.amount_usd), "frozen_usd": money.plain(row.frozen_usd),
-                "reason": row.reason,
+                "reason": row.reason, "outcome": str(now) if now in (State.WON, State.LOST) else None,
             },
         )  # fmt: skip
 

@@ -68,6 +68,7 @@ JOBS: Final[dict[str, Job]] = {
     "sweep": Job("ops.tasks.sweep", 10 * SECOND, at=5 * SECOND, queue=MONEY),
     "trim_job_periods": Job("ops.tasks.trim_job_periods", DAY, at=2 * HOUR + 11 * MINUTE),
     "deliver_webhooks": Job("ops.tasks.deliver_webhooks", 10 * SECOND),
+    "deliver_to_failing": Job("ops.tasks.deliver_to_failing", 10 * SECOND),
     "send_mails": Job("ops.tasks.send_mails", 10 * SECOND),
     "trim_messages": Job("ops.tasks.trim_messages", HOUR, at=13 * MINUTE),
     "trim_idempotency_keys": Job("ops.tasks.trim_idempotency_keys", HOUR, at=41 * MINUTE),

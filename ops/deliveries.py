@@ -5,8 +5,9 @@ transaction that hands the message on. What is promised: **at least once, in no 
 after the receiver said yes is followed by another who sends again, under the same ``webhook-id``.
 
 An attempt is three steps: a turn is taken and committed (``_claim``), the message is sent with no transaction open,
-what came of it is recorded. One endpoint is sent to by one sender at a time and gets its oldest due message first; half
-of the senders attend only to endpoints that are not failing. So a slow receiver delays itself and nobody else.
+what came of it is recorded. One endpoint is sent to by one sender at a time and gets its oldest due message first.
+Endpoints that failed last time have senders of their own (``calm`` False). So a receiver that is slow or down delays
+itself.
 """
 
 import logging
@@ -162,14 +163,17 @@ def redeliver(*, delivery: WebhookDelivery, by: Actor) -> WebhookDelivery:
     return row
 
 
-def send_due(*, run: timedelta = RUN, senders: int = SENDERS) -> str:
-    """Send what is due until nothing is or the run's time is over; what came of it, in words. Any number may run it."""
+def send_due(*, calm: bool, run: timedelta = RUN, senders: int = SENDERS) -> str:
+    """Send what is due until nothing is or the run's time is over; what came of it, in words. Any number may run it.
+
+    ``calm``: to endpoints that are well; otherwise to those that are failing.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_CANCEL)
         canceled = cursor.rowcount
     ends = clock.now() + run
     with ThreadPoolExecutor(senders, "webhooks") as pool:
-        counts = list(pool.map(partial(_send_until, ends), (place % 2 == 1 for place in range(senders))))
+        counts = list(pool.map(partial(_send_until, ends), [calm] * senders))
     return (
         f"sent {sum(taken for taken, _ in counts)}, failed {sum(failed for _, failed in counts)}, canceled {canceled}"
     )
@@ -186,8 +190,8 @@ def _send_until(ends: datetime, calm: bool) -> tuple[int, int]:
     return counts[True], counts[False]
 
 
-def send_next(*, calm: bool = False) -> Outcome | None:
-    """One attempt at what is due; None if nothing is. ``calm``: not to an endpoint that is failing."""
+def send_next(*, calm: bool = True) -> Outcome | None:
+    """One attempt at what is due to endpoints that are well, or (not ``calm``) are failing; None if nothing is."""
     delivery = retry(partial(_claim, calm))
     if delivery is None:
         return None

@@ -31,17 +31,17 @@ GONE: Final = 410
 BY_HAND = "switched off"
 _DISABLED = "webhook_endpoint.disabled"
 
-# An endpoint's turn: whoever has something due and nobody at it; what works before what fails.
+# An endpoint's turn: one that has something due and nobody at it; any one, so that none always comes last.
 _TAKE = """
     UPDATE webhook_endpoint SET busy_until = clock_timestamp() + make_interval(secs => %(lease)s) WHERE id = (
         SELECT e.id FROM webhook_endpoint e
         WHERE e.enabled AND e.deleted_at IS NULL AND (e.busy_until IS NULL OR e.busy_until <= clock_timestamp())
-            AND (NOT %(calm)s OR e.failing_since IS NULL)
+            AND (e.failing_since IS NULL) = %(calm)s
             AND EXISTS (
                 SELECT FROM webhook_delivery d
                 WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= clock_timestamp()
             )
-        ORDER BY e.failing_since IS NOT NULL, e.busy_until NULLS FIRST, e.id
+        ORDER BY random()
         LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
     ) RETURNING id
 """
@@ -173,7 +173,8 @@ def keys_of(endpoint: WebhookEndpoint, *, at: datetime) -> list[bytes]:
 def take(*, lease: timedelta, calm: bool) -> UUID | None:
     """An endpoint with something due that nobody is sending to, now the caller's until the lease ends.
 
-    ``calm``: only one that is not failing. In the caller's transaction, before any row of its deliveries.
+    ``calm``: one that is not failing; otherwise one that is. In the caller's transaction, before any row of its
+    deliveries.
     """
     assert connection.in_atomic_block, "a turn is taken together with what is sent in it"
     with connection.cursor() as cursor:

@@ -18,12 +18,13 @@ KINDS: Final = MappingProxyType(
         "topup.succeeded": "A top-up was paid and is credit now.",
         "topup.failed": "A top-up was declined or given up.",
         "recharge.stopped": "Automatic recharge was switched off after repeated declines.",
-        "invoice.finalized": "An invoice, statement or receipt has its number.",
+        "refund.automatic": "A payment that came twice or too late is given back.",
+        "invoice.finalized": "An invoice, statement, receipt or credit note was issued; `kind` says which.",
         "invoice.paid": "An invoice is paid in full.",
-        "invoice.overdue": "An invoice was not paid by its due date.",
-        "credit_note.issued": "A credit note was issued for an invoice.",
+        "invoice.void": "An invoice is void.",
+        "invoice.overdue": "An invoice was not paid by its due date; `step` says what follows.",
         "dispute.opened": "A payment is disputed with the bank; what it paid for is frozen.",
-        "dispute.closed": "A dispute was won or lost.",
+        "dispute.closed": "A dispute was won or lost; `outcome` says which.",
         "webhook_endpoint.disabled": "An endpoint was disabled: it failed for days, or said that it is gone.",
     }
 )

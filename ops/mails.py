@@ -134,23 +134,27 @@ def _address(text: str) -> str:
 def send_due(*, run: timedelta = RUN) -> str:
     """Send what is due until nothing is or the run's time is over; what came of it, in words. Any number may run it.
 
-    Raises ``Unreachable`` when the mail server is.
+    It ends at a mail server that cannot be reached, and says so: no failure of the job, which would be put aside.
     """
     doubtful = _doubt()
     if is_off():
         return f"mail is off (EMAIL_HOST is not set), {Mail.objects.filter(state=State.PENDING).count()} wait"
     counts = dict.fromkeys(State, 0)
-    ends = clock.now() + run
+    ends, trouble = clock.now() + run, ""
     while clock.now() < ends and (mail := retry(_claim)) is not None:
         # A connection of its own for each: one that has been idle may be gone, and then nobody knows what was taken.
         backend: BaseEmailBackend = get_connection()
         try:
             counts[_send(mail, backend)] += 1
+        except Unreachable as error:
+            trouble = f", the mail server cannot be reached: {error}"
+            log.warning("the mail server cannot be reached: %s", error)
+            break
         finally:
             backend.close()
     doubtful += counts[State.DOUBTFUL]
     told = f"sent {counts[State.SENT]}, again later {counts[State.PENDING]}, given up {counts[State.FAILED]}"
-    return f"{told}, doubtful {doubtful}" if doubtful else told
+    return told + (f", doubtful {doubtful}" if doubtful else "") + trouble
 
 
 def is_off() -> bool:

@@ -26,7 +26,13 @@ def trim_idempotency_keys() -> str:
 @shared_task
 def deliver_webhooks() -> str:
     """Hand messages on, and send what is due to customers' endpoints."""
-    return jobs.run("deliver_webhooks", lambda: f"handed on {outbox.hand_on()}, {deliveries.send_due()}")
+    return jobs.run("deliver_webhooks", lambda: f"handed on {outbox.hand_on()}, {deliveries.send_due(calm=True)}")
+
+
+@shared_task
+def deliver_to_failing() -> str:
+    """Send what is due to endpoints that failed last time."""
+    return jobs.run("deliver_to_failing", lambda: deliveries.send_due(calm=False))
 
 
 @shared_task

@@ -41,8 +41,8 @@ def test_what_a_disputed_payment_still_holds_is_frozen_and_released_when_it_is_w
     assert (standing(acme).posted, account("disputes"), clearing() * 100) == (30, 0, fake.balance())
     assert disputes.open_of(acme.pk) == []
     assert rows("SELECT kind FROM outbox WHERE kind LIKE 'dispute.%' ORDER BY id") == [
-        ("dispute.open",),
-        ("dispute.won",),
+        ("dispute.opened",),
+        ("dispute.closed",),
     ]
     assert_sound()
 

@@ -53,6 +53,11 @@ def only() -> WebhookDelivery:
     return WebhookDelivery.objects.select_related("endpoint", "message").get()
 
 
+def attempt() -> deliveries.Outcome | None:
+    """What came of whatever is due, to an endpoint that is well or to one that is failing."""
+    return deliveries.send_next(calm=True) or deliveries.send_next(calm=False)
+
+
 def due() -> None:
     """Let every pause be over."""
     WebhookDelivery.objects.filter(state=State.PENDING).update(next_attempt_at=clock.now() - timedelta(seconds=1))
@@ -73,7 +78,7 @@ def taken_by_hand(secret: str, request: Request, *, now: float) -> bool:
 def test_a_receiver_knows_what_is_ours_and_what_is_not(acme: Organization, net: Internet, receiver: Receiver) -> None:
     secret = hooks.endpoint(acme).secret
     (delivery,) = hooks.hand_on(acme, "wallet.low", balance_usd="4.5", low_usd="5")
-    outcome = deliveries.send_next()
+    outcome = attempt()
     assert outcome is not None
     assert outcome.taken
     (request,) = receiver.got
@@ -96,7 +101,7 @@ def test_a_receiver_knows_what_is_ours_and_what_is_not(acme: Organization, net: 
     assert not taken_by_hand(secret, late, now=at + 301)
     done = only()
     assert (done.state, done.attempts, done.status, done.excerpt) == (State.SUCCEEDED, 1, 204, "")
-    assert deliveries.send_next() is None
+    assert attempt() is None
 
 
 def test_while_a_secret_is_replaced_a_receiver_may_know_either(
@@ -105,7 +110,7 @@ def test_while_a_secret_is_replaced_a_receiver_may_know_either(
     first = hooks.endpoint(acme)
     second = endpoints.rotate(organization_id=acme.pk, endpoint_id=first.endpoint.pk, by=world.BY)
     hooks.hand_on(acme)
-    deliveries.send_next()
+    attempt()
     (request,) = receiver.got
     assert all(taken_by_hand(secret, request, now=time.time()) for secret in (first.secret, second.secret))
 
@@ -134,13 +139,13 @@ def test_a_failure_is_tried_again_over_three_days_and_then_given_up(
     monkeypatch.setattr(deliveries, "_attempt", lambda _: deliveries.Outcome(503, 12, excerpt="busy"))
     pauses = []
     while True:
-        assert deliveries.send_next() is not None
+        assert attempt() is not None
         row = only()
         if row.next_attempt_at is None:
             break
         pauses.append(row.next_attempt_at - fake_clock.at)
         fake_clock.move(pauses[-1] - timedelta(milliseconds=1))
-        assert deliveries.send_next() is None
+        assert attempt() is None
         fake_clock.move(timedelta(milliseconds=1))
     hours = [5 / 3600, 5 / 60, 0.5, 2, 5, 10, 14, 20, 24]
     assert len(pauses) == len(hours)
@@ -148,7 +153,7 @@ def test_a_failure_is_tried_again_over_three_days_and_then_given_up(
         assert timedelta(hours=hour) <= pause <= timedelta(hours=hour * 1.1)
     assert timedelta(days=3) < fake_clock.at - began < timedelta(days=3.6)
     assert (row.state, row.attempts, row.status, row.excerpt) == (State.FAILED, 10, 503, "busy")
-    assert deliveries.send_next() is None
+    assert attempt() is None
     assert row.endpoint.enabled
 
 
@@ -164,11 +169,11 @@ def test_the_same_bytes_go_out_at_every_attempt_under_the_same_id(
     hooks.endpoint(acme)
     hooks.hand_on(acme, balance_usd="0.000000000001")
     receiver.behave = lambda _: DOWN
-    outcome = deliveries.send_next()
+    outcome = attempt()
     assert outcome == deliveries.Outcome(500, outcome and outcome.took_ms, excerpt="out of order")
     due()
     receiver.behave = lambda _: Answering(202)
-    assert deliveries.send_next() is not None
+    assert attempt() is not None
     first, second = receiver.got
     assert first.body == second.body
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
@@ -184,7 +189,7 @@ def test_a_name_that_has_come_to_lead_inside_is_a_failure_that_says_so(
     hooks.endpoint(acme)
     hooks.hand_on(acme)
     net.resolve("hooks.example.com", [address])
-    assert deliveries.send_next() is not None
+    assert attempt() is not None
     row = only()
     assert (row.state, row.status) == (State.PENDING, None)
     assert row.failure == "hooks.example.com leads to an address that is not public"
@@ -195,7 +200,7 @@ def test_a_secret_that_cannot_be_read_is_a_failure_that_says_so(acme: Organizati
     hooks.endpoint(acme)
     hooks.hand_on(acme)
     with override_settings(SECRET_KEY="another" * 8):
-        assert deliveries.send_next() is not None
+        assert attempt() is not None
     assert "SECRET_KEY" in only().failure
     assert net.dialled == []
 
@@ -207,10 +212,10 @@ def test_an_endpoint_that_says_it_is_gone_gets_nothing_more(
     hooks.hand_on(acme)
     hooks.hand_on(acme, key="2")
     receiver.behave = lambda _: Answering(410)
-    assert deliveries.send_next() is not None
-    assert deliveries.send_next() is None
+    assert attempt() is not None
+    assert attempt() is None
     assert not WebhookEndpoint.objects.get(pk=made.pk).enabled
-    assert deliveries.send_due(senders=1) == "sent 0, failed 0, canceled 1"
+    assert deliveries.send_due(calm=True, senders=1) == "sent 0, failed 0, canceled 1"
     assert set(WebhookDelivery.objects.values_list("state", flat=True)) == {State.CANCELED}
     other = hooks.endpoint(acme, "https://hooks.example.net/").endpoint
     assert outbox.hand_on() == 1
@@ -244,7 +249,7 @@ def test_nothing_is_sent_inside_a_transaction_and_an_endpoint_has_one_sender_at_
         return Answering(200 if open_ones == (0,) else 500)
 
     receiver.behave = behave
-    books.together([lambda: deliveries.send_due(senders=1)] * 4)
+    books.together([lambda: deliveries.send_due(calm=True, senders=1)] * 4)
     assert Counter(WebhookDelivery.objects.values_list("state", "attempts")) == {(State.SUCCEEDED, 1): 4}
     assert most == [1]
     assert [each.told["id"] for each in receiver.got] == sorted(each.told["id"] for each in receiver.got)
@@ -257,7 +262,7 @@ def test_eight_senders_send_each_message_once(
         hooks.endpoint(acme)
     for number in range(5):
         hooks.hand_on(acme, key=str(number))
-    told = books.together([lambda: deliveries.send_due(senders=2)] * 4)
+    told = books.together([lambda: deliveries.send_due(calm=True, senders=2)] * 4)
     assert sum(int(each.split(",")[0].removeprefix("sent ")) for each in told) == 20
     assert Counter(each.headers["webhook-id"] for each in receiver.got) == dict.fromkeys(
         map(str, OutboxMessage.objects.all()), 4
@@ -284,24 +289,18 @@ def test_one_slow_endpoint_delays_no_other(acme: Organization, net: Internet, re
             return Answering(204)
 
         receiver.behave = last_arrived
-        deliveries.send_due(senders=4)
+        deliveries.send_due(calm=True, senders=4)
     assert set(quick.values_list("state", flat=True)) == {State.SUCCEEDED}
     assert WebhookDelivery.objects.filter(state=State.SUCCEEDED).count() == 12
 
 
-def test_calm_senders_leave_failing_endpoints_alone_and_working_ones_come_first(acme: Organization) -> None:
+def test_endpoints_that_fail_have_senders_of_their_own(acme: Organization) -> None:
     failing, working = hooks.endpoint(acme).endpoint, hooks.endpoint(acme).endpoint
     WebhookEndpoint.objects.filter(pk=failing.pk).update(failing_since=clock.now())
     hooks.hand_on(acme)
-    lease = timedelta(minutes=1)
-    with transaction.atomic():
-        assert endpoints.take(lease=lease, calm=False) == working.pk
-    with transaction.atomic():
-        assert endpoints.take(lease=lease, calm=True) is None
-    with transaction.atomic():
-        assert endpoints.take(lease=lease, calm=False) == failing.pk
-    with transaction.atomic():
-        assert endpoints.take(lease=lease, calm=False) is None
+    for calm, expected in ((True, working.pk), (True, None), (False, failing.pk), (False, None)):
+        with transaction.atomic():
+            assert endpoints.take(lease=timedelta(minutes=1), calm=calm) == expected
 
 
 def test_a_sender_that_dies_after_the_receiver_took_it_is_followed_by_one_who_sends_it_again(
@@ -311,10 +310,10 @@ def test_a_sender_that_dies_after_the_receiver_took_it_is_followed_by_one_who_se
         hooks.endpoint(acme, f"{receiver.local}/in")
         hooks.hand_on(acme)
         assert nursery.run("tests.ops.hooks:send_next", dies_at="delivery.after_post").died
-        assert deliveries.send_next() is None, "the turn is not over yet"
+        assert attempt() is None, "the turn is not over yet"
         for table in ("webhook_endpoint", "webhook_delivery"):
             clocks.age(books, table, by=deliveries.LEASE)
-        assert deliveries.send_next() is not None
+        assert attempt() is not None
     assert len(receiver.got) == 2
     assert receiver.got[0].headers["webhook-id"] == receiver.got[1].headers["webhook-id"]
     assert (only().state, only().attempts) == (State.SUCCEEDED, 2)
@@ -326,12 +325,12 @@ def test_an_answer_that_comes_after_the_turn_was_over_changes_nothing(
     hooks.endpoint(acme)
     hooks.hand_on(acme)
 
-    def attempt(_: Any) -> deliveries.Outcome:
+    def overtaken(_: Any) -> deliveries.Outcome:
         WebhookDelivery.objects.update(attempts=2)
         return deliveries.Outcome(200)
 
-    monkeypatch.setattr(deliveries, "_attempt", attempt)
-    deliveries.send_next()
+    monkeypatch.setattr(deliveries, "_attempt", overtaken)
+    attempt()
     assert (only().state, only().attempts) == (State.PENDING, 2)
 
 
@@ -344,7 +343,7 @@ def test_a_ping_goes_to_its_endpoint_alone_whatever_that_wants(
     with pytest.raises(errors.Conflict, match="on its way"):
         deliveries.ping(endpoint=made, by=world.BY)
     assert outbox.hand_on() == 0
-    assert deliveries.send_due(senders=1) == "sent 1, failed 0, canceled 0"
+    assert deliveries.send_due(calm=True, senders=1) == "sent 1, failed 0, canceled 0"
     (request,) = receiver.got
     assert (request.told["type"], request.told["data"]) == ("ping", {"webhook_endpoint": str(made)})
     deliveries.ping(endpoint=made, by=world.BY)
@@ -354,11 +353,11 @@ def test_a_ping_goes_to_its_endpoint_alone_whatever_that_wants(
 def test_a_message_is_sent_again_by_hand_under_its_id(acme: Organization, net: Internet, receiver: Receiver) -> None:
     hooks.endpoint(acme)
     (delivery,) = hooks.hand_on(acme)
-    deliveries.send_next()
+    attempt()
     assert only().state == State.SUCCEEDED
     deliveries.redeliver(delivery=delivery, by=world.BY)
     assert (only().state, only().attempts) == (State.PENDING, 0)
-    deliveries.send_next()
+    attempt()
     assert [each.headers["webhook-id"] for each in receiver.got] == [str(delivery.message)] * 2
     assert only().state == State.SUCCEEDED
     # While an attempt is going on there is nothing to begin again.
@@ -375,11 +374,11 @@ def test_switching_an_endpoint_off_cancels_what_waits(acme: Organization, net: I
     known: dict[str, Any] = {"organization_id": acme.pk, "endpoint_id": made.pk, "by": world.BY}
     endpoints.change(**known, enabled=False)
     assert hooks.hand_on(acme, key="2") == []
-    assert deliveries.send_due(senders=1) == "sent 0, failed 0, canceled 1"
+    assert deliveries.send_due(calm=True, senders=1) == "sent 0, failed 0, canceled 1"
     endpoints.change(**known, enabled=True)
-    assert deliveries.send_next() is None
+    assert attempt() is None
     deliveries.redeliver(delivery=delivery, by=world.BY)
-    assert deliveries.send_next() is not None
+    assert attempt() is not None
     assert len(receiver.got) == 1
 
 

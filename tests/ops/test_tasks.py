@@ -14,10 +14,11 @@ def test_trimming_says_how_many_answers_it_forgot(books: Books) -> None:
 
 def test_the_jobs_of_telling_others_say_what_they_did(books: Books) -> None:
     assert tasks.deliver_webhooks() == "handed on 0, sent 0, failed 0, canceled 0"
+    assert tasks.deliver_to_failing() == "sent 0, failed 0, canceled 0"
     assert tasks.send_mails() == "sent 0, again later 0, given up 0"
     assert tasks.trim_messages() == "forgot 0 deliveries, 0 messages"
-    assert JobRun.objects.filter(ok=True).count() == 3
-    for job in ("deliver_webhooks", "send_mails", "trim_messages"):
+    assert JobRun.objects.filter(ok=True).count() == 4
+    for job in ("deliver_webhooks", "deliver_to_failing", "send_mails", "trim_messages"):
         assert app.conf.beat_schedule[job]["task"] == f"ops.tasks.{job}"
 
 

@@ -134,7 +134,7 @@ def test_a_ping_is_sent_listed_and_sent_again(net: Receiver) -> None:
     net.behave = lambda _: Answering(200)
     again = caller.post(f"{one}/deliveries/{delivery['id']}/redeliver")
     assert (again.status_code, again.json()["attempts"]) == (200, 0)
-    deliveries.send_next()
+    deliveries.send_next(calm=False)
     assert caller.get(f"{one}/deliveries").json()["data"][0]["status"] == "succeeded"
     assert caller.get(one).json()["failing_since"] is None
 
