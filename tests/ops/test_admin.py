@@ -244,7 +244,7 @@ def test_the_desk_sees_endpoints_without_secrets_and_sends_a_delivery_again(root
     acme = world.organization("acme")
     made = hooks.endpoint(acme, kinds=["wallet.low"])
     for number in range(3):
-        hooks.hand_on(acme, key=str(number), balance_usd="<4>")
+        hooks.hand_on(acme, key=str(number), low_by="<4>")
     delivery = WebhookDelivery.objects.order_by("id")[0]
     WebhookDelivery.objects.update(
         state="failed", next_attempt_at=None, done_at=delivery.created_at, attempts=10, status=500, excerpt="<b>no</b>"
