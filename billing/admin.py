@@ -27,7 +27,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
-from billing import corrections, margins, rerating, wallets
+from billing import corrections, margins, payments_admin, rerating, wallets  # noqa: F401
 from billing.explain import Explanation, Part, arithmetic, explain
 from billing.models import (
     CheckRun,

