@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from django.test import Client, override_settings
 
-from billing import payments, settlement, topups
+from billing import payments, refunds, settlement, topups
 from billing.models import Dispute, Payment, PaymentCard, Refund, TopUp
 from billing.processor import client, customers, inbox
 from core import ids
@@ -196,6 +196,25 @@ def own(books: Books) -> None:
 
 def ask_alone(payment_id: str, base: str, key: str) -> str:
     """Ask for a payment in a process of its own; its state afterwards."""
-    with override_settings(STRIPE_API_KEY=key, STRIPE_API_BASE=base, PUBLIC_URL="https://tollbook.example"):
+    with _led_to(base, key):
         settlement.ask(UUID(payment_id))
     return str(Payment.objects.get(pk=payment_id).state)
+
+
+@contextmanager
+def _led_to(base: str, key: str) -> Iterator[None]:
+    with override_settings(STRIPE_API_KEY=key, STRIPE_API_BASE=base, PUBLIC_URL="https://tollbook.example"):
+        yield
+
+
+def refund_alone(refund_id: str, base: str, key: str) -> str:
+    """Ask for a refund in a process of its own; its state afterwards."""
+    with _led_to(base, key):
+        refunds.call(UUID(refund_id), at=client.connect())
+    return str(Refund.objects.get(pk=refund_id).state)
+
+
+def handle_alone(event_id: str, base: str, key: str) -> str:
+    """Handle an event in a process of its own; its state afterwards."""
+    with _led_to(base, key):
+        return inbox.handle(UUID(event_id))

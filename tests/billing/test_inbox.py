@@ -37,6 +37,7 @@ from tests.billing.world import assert_sound, organization, rows, side_by_side, 
 from tests.books import Books
 from tests.clocks import Clock
 from tests.fakes.stripe import StripeFake
+from tests.nursery import Nursery
 from tests.proofs import proves
 
 __all__ = ["fake"]
@@ -382,3 +383,21 @@ def test_the_books_are_right_to_the_cent_of_stripe_s(books: Books, fake: StripeF
         paid(fake, organization(name), "10.01")
     assert clearing() * 100 == fake.balance()
     assert_sound()
+
+
+@pytest.mark.parametrize("place", ["event.before_handling", "payment.before_commit", "payment.after_commit"])
+def test_a_process_that_is_killed_while_it_handles_an_event_leaves_it_waiting_or_done(
+    books: Books, fake_clock: Clock, fake: StripeFake, nursery: Nursery, place: str
+) -> None:
+    acme = organization("acme")
+    fake.pay(asked(acme).session_id or "")
+    (event,) = fake.webhooks.events("payment_intent.succeeded")
+    post(fake, event)
+    told = {"event_id": str(StripeEvent.objects.get().pk), "base": fake.base_url, "key": fake.api_key}
+    ended = nursery.run("tests.billing.paying:handle_alone", dies_at=place, **told)
+    assert ended.died, ended.error
+    done = place == "payment.after_commit"
+    assert (handled()[event], standing(acme).posted) == (("processed", 50) if done else ("received", 0))
+    fake_clock.move(timedelta(minutes=10))
+    inbox.sweep()
+    assert (handled()[event], standing(acme).posted) == ("processed", 50)

@@ -28,6 +28,7 @@ from tests.billing.world import assert_sound, organization, rows, standing
 from tests.books import Books
 from tests.clocks import Clock
 from tests.fakes.stripe import StripeFake
+from tests.nursery import Nursery
 from tests.proofs import proves
 
 __all__ = ["fake"]
@@ -230,3 +231,22 @@ def test_a_refund_that_does_not_fit_is_refused(books: Books, fake: StripeFake) -
     # More than came in is no refund of this payment.
     with pytest.raises(facts.Mismatch, match="come to 60"), transaction.atomic():
         refunds.follow(payments.locked(made.pk), [{**told, "id": "re_new", "metadata": {}}])
+
+
+@pytest.mark.parametrize("place", ["refund.before_call", "refund.after_call"])
+def test_a_process_that_is_killed_while_it_refunds_refunds_once(
+    books: Books, fake_clock: Clock, fake: StripeFake, nursery: Nursery, place: str
+) -> None:
+    acme = with_card(fake)
+    made = asked(acme, method="card")
+    row = refunds.ask(payment_id=made.pk, amount_usd=Decimal(30), reason="a test", by=BY)
+    told = {"refund_id": str(row.pk), "base": fake.base_url, "key": fake.api_key}
+    ended = nursery.run("tests.billing.paying:refund_alone", dies_at=place, **told)
+    assert ended.died, ended.error
+    assert standing(acme).posted == 20
+    # That process went by the machine's clock.
+    later(fake, fake_clock, timedelta(minutes=10))
+    row.refresh_from_db()
+    assert (row.state, standing(acme).posted) == ("succeeded", 20)
+    assert len(list(fake.state.all("re"))) == 1
+    assert_sound()
