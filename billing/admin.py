@@ -1,7 +1,7 @@
 """The desk's pages of who owes: wallets and transfers, organizations with their money, records with their transfer.
 
 All of it is read only; wallets and re-ratings have buttons for what can be done about them. What a
-wallet is made of has its pages in ``billing.money_admin``. Billing knows
+wallet is made of has its pages in ``billing.money_admin``, invoicing in ``billing.invoice_admin``. Billing knows
 what an organization, a record and a wallet have to do with each other, so the pages that show them
 together replace those of ``orgs`` and ``metering`` here.
 """
@@ -29,6 +29,7 @@ from django.utils.text import Truncator
 
 from billing import corrections, margins, payments_admin, rerating, wallets  # noqa: F401
 from billing.explain import Explanation, Part, arithmetic, explain
+from billing.invoice_admin import InvoiceAdmin
 from billing.models import (
     CheckRun,
     Correction,
@@ -63,6 +64,9 @@ from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditio
 from metering.models import UsageRecord
 from orgs.admin import OrganizationAdmin, actor
 from orgs.models import Organization
+
+# The pages of invoicing stand beside these.
+__all__ = ["InvoiceAdmin"]
 
 ROWS_SHOWN: Final = 20
 SHARES_SHOWN: Final = 100

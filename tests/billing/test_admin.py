@@ -808,5 +808,5 @@ def test_every_table_of_the_product_has_its_page() -> None:
     # Parts are shown with what they belong to; the epoch, the horizon and the mark are for processes.
     assert bare == {
         "UsageClaim", "CacheEpoch", "PriceDraftLine", "ReratingShare", "BudgetSpend", "LedgerHead", "ArchivedSum",
-        "ClaimHorizon", "UsageRollup", "RollupMark",
+        "ClaimHorizon", "UsageRollup", "RollupMark", "InvoiceLine", "InvoiceSettlement", "NumberSeries",
     }  # fmt: skip

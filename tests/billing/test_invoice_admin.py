@@ -1,0 +1,148 @@
+"""The desk's pages of invoicing: everything can be read, and each act calls its verb."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from billing import closing
+from billing.models import BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate
+from ops import approvals
+from ops.models import Approval
+from orgs.models import Organization
+from tests import desk
+from tests.billing.months import DAY, GRACE, close, document, documents, fold, go_to, sold, taxed, use
+from tests.clocks import Clock
+
+MODELS: list[Any] = [BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate]
+
+
+@pytest.fixture
+def owing(calendar: Clock) -> Organization:
+    """An organization with an invoice of 3.21 USD."""
+    taxed("DE")
+    acme = sold("acme", country="DE", vat_id="DE1")
+    use(acme, events=10)
+    go_to(calendar, "2031-06-01T00:00:00Z")
+    close(calendar)
+    return acme
+
+
+@pytest.fixture
+def root(owing: Organization) -> Client:
+    return desk.superuser()
+
+
+def act(client: Client, row: Any, verb: str, **told: Any) -> str:
+    """What the page says after an act."""
+    page = f"billing_{row._meta.model_name}_{verb}"
+    shown = client.post(reverse(f"admin:{page}", args=[row.pk]), told, follow=True)
+    assert shown.status_code == 200
+    return shown.content.decode()
+
+
+def again(row: Invoice) -> Invoice:
+    return Invoice.objects.get(pk=row.pk)
+
+
+def test_every_page_of_invoicing_can_be_read(root: Client, owing: Organization, calendar: Clock) -> None:
+    invoice = document(owing)
+    act(root, invoice, "bank", amount_usd="1.00", statement_reference="SEPA 1", reason="came in")
+    act(root, invoice, "credit", amount_usd="0.50", reason="an outage")
+    DunningStep.objects.create(organization=owing, invoice=invoice, step="reminder_1", at=calendar.at)
+    for model in MODELS:
+        name = f"admin:billing_{model._meta.model_name}"
+        listed = desk.read(root, reverse(f"{name}_changelist"))
+        assert listed.rows, name
+        for row in listed.rows:
+            desk.read(root, reverse(f"{name}_change", args=[row.pk]))
+    shown = desk.read(root, reverse("admin:billing_invoice_change", args=[invoice.pk])).text
+    for text in (
+        "TB-2031-000001",
+        "deepseek-chat",
+        "bank_transfer:",
+        "3.21",
+        "0.51 (VAT 19 %, domestic)",
+        "reminder_1",
+    ):
+        assert text in shown, text
+    assert "TB-2031-000002" in desk.read(root, reverse("admin:billing_invoice_changelist")).text
+
+
+def test_a_bank_transfer_pays_and_a_large_one_waits(root: Client, owing: Organization, settings: Any) -> None:
+    invoice = document(owing)
+    assert "were received" in act(
+        root, invoice, "bank", amount_usd="1.21", statement_reference="SEPA 1", reason="came in"
+    )
+    assert again(invoice).open_usd == 2
+    settings.MONEY_APPROVAL_USD = 1
+    said = act(root, invoice, "bank", amount_usd="2.00", statement_reference="SEPA 2", reason="came in")
+    assert "second person" in said
+    row = BankTransfer.objects.get(state="waiting")
+    assert "waits for a second person" in act(root, row, "carry-out")
+    approvals.decide(approval_id=Approval.objects.get().pk, by=GRACE, grant=True)
+    assert "Posted: 2 USD" in act(root, row, "carry-out")
+    assert again(invoice).state == "paid"
+
+
+def test_a_credit_note_a_void_and_giving_up(root: Client, owing: Organization, calendar: Clock) -> None:
+    invoice = document(owing)
+    assert "At most 3.21 USD" in act(root, invoice, "credit", amount_usd="3.22", reason="too much")
+    assert "is void" in act(root, invoice, "void", reason="wrong address")
+    go_to(calendar, "2031-07-01T00:00:00Z")
+    close(calendar)
+    second = documents(owing)[-1]
+    assert "TB-2031-000003" in act(root, second, "credit", amount_usd="1.00", reason="an outage")
+    assert "Only an invoice of which nothing" in act(root, second, "void", reason="too late")
+    assert "is given up" in act(root, second, "give-up", reason="insolvent")
+    assert again(second).state == "uncollectible"
+
+
+def test_a_draft_is_finalized_and_a_parked_period_released(root: Client, owing: Organization, calendar: Clock) -> None:
+    use(owing, events=2)
+    profile = BillingProfile.objects.get(pk=owing.pk)
+    assert "counts for documents" in act(root, profile, "set", bound_usd="0.1", net_days="30", address="Here 1")
+    go_to(calendar, "2031-07-01T00:20:00Z")
+    fold()
+    assert closing.close_due().parked == 1
+    parked = BillingPeriod.objects.get(state="parked")
+    assert "Released" in act(root, parked, "release", reason="looked at")
+    draft = Invoice.objects.get(state="draft")
+    assert "Finalized as TB-2031-000002" in act(root, draft, "finalize")
+    found = again(draft)
+    assert found.buyer["address"] == "Here 1"
+    assert found.due_at is not None
+    assert found.issued_at is not None
+    assert (found.due_at - found.issued_at) // DAY == 30
+
+
+def test_profiles_entities_and_rates_are_set_by_forms(root: Client, owing: Organization) -> None:
+    profile = BillingProfile.objects.get(pk=owing.pk)
+    assert "counts as checked" in act(root, profile, "check", reason="VIES 4711")
+    act(root, profile, "set", vat_id="-")
+    assert BillingProfile.objects.get(pk=owing.pk).vat_checked_at is None
+    assert "country is two capital letters" in act(root, profile, "set", country="de")
+    place = reverse("admin:billing_billingprofile_new")
+    assert "There is no such" in root.post(place, {"organization": "nobody"}).content.decode()
+    root.post(place, {"organization": "acme", "terms": "prepaid"})
+    assert BillingProfile.objects.get(pk=owing.pk).terms == "prepaid"
+    entity = LegalEntity.objects.get()
+    act(root, entity, "set", name="Tollbook GmbH", reminder_days="5, 9")
+    assert LegalEntity.objects.get().reminder_days == [5, 9]
+    assert "prefix of its numbers stays" in act(root, entity, "set", number_prefix="XX")
+    root.post(reverse("admin:billing_legalentity_new"), {"slug": "us", "name": "Tollbook Inc", "number_prefix": "US"})
+    assert LegalEntity.objects.count() == 2
+    told = {"country": "FR", "valid_from": "2031-01-01", "percent": "20", "name": "TVA", "source": "law"}
+    root.post(reverse("admin:billing_taxrate_new"), told)
+    assert TaxRate.objects.get(country="FR").percent == Decimal(20)
+
+
+def test_who_may_only_look_sees_no_buttons(owing: Organization) -> None:
+    clerk = desk.clerk("view_invoice")
+    place = reverse("admin:billing_invoice_change", args=[document(owing).pk])
+    assert "Void" not in desk.read(clerk, place).text
+    refused = clerk.post(reverse("admin:billing_invoice_void", args=[document(owing).pk]), {"reason": "no"})
+    assert refused.status_code == 403
+    assert document(owing).state == "open"
