@@ -35,7 +35,19 @@ def _play(url: str, folder: Path, names: list[str]) -> list[Figure]:
     django.setup()
     from django.core.management import call_command
 
-    from tests.benchmarks import gateway, holds, ingest, overload, pages, processor, rates, singles, size, wallet
+    from tests.benchmarks import (
+        closing,
+        gateway,
+        holds,
+        ingest,
+        overload,
+        pages,
+        processor,
+        rates,
+        singles,
+        size,
+        wallet,
+    )
     from tests.benchmarks.cast import stage
 
     call_command("migrate", verbosity=0)
@@ -45,7 +57,7 @@ def _play(url: str, folder: Path, names: list[str]) -> list[Figure]:
     chosen = {
         "rates": rates.figures, "ingest": ingest.figures, "wallet": wallet.figures, "holds": holds.figures,
         "pages": pages.figures, "singles": singles.figures, "processor": processor.figures,
-        "overload": overload.figures, "size": size.figures, "gateway": gateway.figures,
+        "overload": overload.figures, "closing": closing.figures, "size": size.figures, "gateway": gateway.figures,
     }  # fmt: skip
     return [figure for name, play in chosen.items() if not names or name in names for figure in play(played)]
 

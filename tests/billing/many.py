@@ -95,14 +95,15 @@ def fill(url: str, *, organizations: int, charges: int, records: int) -> None:
 def close() -> dict[str, int]:
     """Both jobs, once; what was done, and by how many MB the process grew at its largest."""
     profiles.of_many([])
-    before = _peak_mb()
+    before = peak_mb()
     drafted = closing.close_due()
     finalized = closing.finalize_due()
     return {
         "drafted": drafted.drafted, "finalized": finalized.finalized, "parked": drafted.parked + finalized.parked,
-        "grown_mb": _peak_mb() - before,
+        "grown_mb": peak_mb() - before,
     }  # fmt: skip
 
 
-def _peak_mb() -> int:
+def peak_mb() -> int:
+    """The most memory that this process ever had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
