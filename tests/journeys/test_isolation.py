@@ -36,6 +36,7 @@ AUTHORIZATION = "v1/authorizations/<str:authorization_id>"
 RELEASE = "v1/authorizations/<str:authorization_id>/release"
 VERIFY = "v1/keys/verify"
 INVOICE = "v1/invoices/<str:invoice_id>"
+PAY = "v1/invoices/<str:invoice_id>/pay"
 SUMS = "v1/organization/usage/completions"
 COSTS = "v1/organization/costs"
 ENDPOINTS = "v1/webhook_endpoints"
@@ -129,8 +130,8 @@ NAMES: dict[tuple[str, str], Names] = {
     },
     ("GET", INVOICE): {HEADER: "org", "invoice_id": "inv"},
     ("GET", f"{INVOICE}/pdf"): {HEADER: "org", "invoice_id": "inv"},
-    ("POST", f"{INVOICE}/pay"): {
-        HEADER: "org", "invoice_id": "inv", "method": None, "payment_method_id": None, "success_url": None,
+    ("POST", PAY): {
+        HEADER: "org", "invoice_id": "inv", "method": None, "payment_method_id": "card", "success_url": None,
         "cancel_url": None, "Idempotency-Key": None,
     },
     ("POST", "v1/estimate"): {HEADER: "org", **_ESTIMATE},

@@ -69,6 +69,7 @@ GATEWAYS = {EVENTS, PAYLOADS, VOIDS, AUTHORIZATIONS, AUTHORIZATION, RELEASES, VE
 ENDPOINTS = "POST /v1/webhook_endpoints"
 CHANGES = "PATCH /v1/webhook_endpoints/{endpoint_id}"
 TOPUPS = "POST /v1/topups"
+PAYMENTS = "POST /v1/invoices/{invoice_id}/pay"
 CARDS = "POST /v1/payment_methods"
 RECHARGE = "PUT /v1/wallet/recharge"
 WEBHOOK = "POST /v1/webhooks/stripe"
@@ -177,6 +178,9 @@ class Fuzz:
             case.body = {"key": self.house.keys["organization"].secret}
         if case.operation.label == TOPUPS and data.draw(MOSTLY):
             case.body = {"amount_usd": 10}
+            case.headers["Idempotency-Key"] = f"fuzz-{ids.new()}"
+        if case.operation.label == PAYMENTS and data.draw(MOSTLY):
+            case.body = {}
             case.headers["Idempotency-Key"] = f"fuzz-{ids.new()}"
         if case.operation.label == CARDS and data.draw(MOSTLY):
             case.body = {"success_url": "https://shop.example/"}
