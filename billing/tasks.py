@@ -11,13 +11,14 @@ from billing import (
     grants,
     holds,
     invoices,
+    provider_bills,
     releases,
     rerating,
     seals,
     settlement,
     verification,
 )
-from billing.processor import inbox
+from billing.processor import inbox, reconciliation
 from core import clock
 from ops import jobs
 
@@ -116,3 +117,15 @@ def issue_receipts() -> str:
 def dun() -> str:
     """Take the steps that are due about invoices that are overdue."""
     return jobs.run("dun", lambda: f"took {dunning.run()} steps")
+
+
+@shared_task
+def reconcile_stripe() -> str:
+    """Hold Stripe's balance against the books."""
+    return jobs.run("reconcile_stripe", reconciliation.told)
+
+
+@shared_task
+def compare_provider_bills() -> str:
+    """Hold providers' bills against the records."""
+    return jobs.run("compare_provider_bills", lambda: f"{provider_bills.compare()} differences are open")

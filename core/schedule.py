@@ -88,6 +88,8 @@ JOBS: Final[dict[str, Job]] = {
     "dun": Job("billing.tasks.dun", HOUR, at=33 * MINUTE),
     "note_lost_calls": Job("gateway.tasks.note_lost_calls", MINUTE),
     "trim_call_keys": Job("gateway.tasks.trim_call_keys", HOUR, at=29 * MINUTE),
+    "reconcile_stripe": Job("billing.tasks.reconcile_stripe", DAY, at=5 * HOUR + 13 * MINUTE),
+    "compare_provider_bills": Job("billing.tasks.compare_provider_bills", DAY, at=5 * HOUR + 43 * MINUTE),
     "apply_reratings": Job("billing.tasks.apply_reratings", MINUTE),
     "release_quarantine": Job("billing.tasks.release_quarantine", 5 * MINUTE),
     "trim_ceilings": Job("billing.tasks.trim_ceilings", HOUR, at=23 * MINUTE),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from django.db import connection, transaction
 
-from billing.invariants import grants, holds, invoices, ledger, payments, queues, rows, server, usage
+from billing.invariants import clearing, grants, holds, invoices, ledger, payments, queues, rows, server, usage
 from billing.invariants.checks import EVERYTHING, SAMPLES_MAX, Check, Finding, Probe, Scope, Terms, run, terms_of
 
 __all__ = ["CHECKS", "EVERYTHING", "SAMPLES_MAX", "Check", "Finding", "Probe", "Scope", "check", "each", "snapshot"]
@@ -25,6 +25,7 @@ CHECKS: Sequence[Check | Probe] = tuple(
             *payments.CHECKS,
             *usage.CHECKS,
             *invoices.CHECKS,
+            *clearing.CHECKS,
             *rows.CHECKS,
             *queues.CHECKS,
             *server.CHECKS,

@@ -18,11 +18,19 @@ from billing.models.invoices import (
 from billing.models.ledger import Account, LedgerHead, Transfer, TransferKind, Wallet
 from billing.models.payments import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent
 from billing.models.profiles import BillingProfile, LegalEntity, TaxRate
+from billing.models.reconciliation import (
+    BalanceTransaction,
+    Difference,
+    ProviderBill,
+    ProviderBillLine,
+    ReconciliationMark,
+)
 from billing.models.topups import Recharge, TopUp, TopUpLimit
 
 __all__ = [
     "Account",
     "Adjustment",
+    "BalanceTransaction",
     "BankTransfer",
     "BillingPeriod",
     "BillingProfile",
@@ -30,6 +38,7 @@ __all__ = [
     "BudgetSpend",
     "CheckRun",
     "Correction",
+    "Difference",
     "Dispute",
     "DunningStep",
     "Grant",
@@ -43,7 +52,10 @@ __all__ = [
     "NumberSeries",
     "Payment",
     "PaymentCard",
+    "ProviderBill",
+    "ProviderBillLine",
     "Recharge",
+    "ReconciliationMark",
     "Refund",
     "Rerating",
     "ReratingShare",

@@ -143,6 +143,14 @@ class Transfer(models.Model):
     class Meta:
         db_table = "transfer"
         ordering = ("-id",)
+        # What moved money at Stripe is little beside usage, and is looked at as a whole.
+        indexes = (
+            models.Index(
+                fields=("organization", "id"),
+                name="transfer_of_clearing",
+                condition=Q(debit="stripe_clearing") | Q(credit="stripe_clearing"),
+            ),
+        )
         constraints = (
             models.UniqueConstraint(fields=("reference", "kind", "organization"), name="transfer_once"),
             models.UniqueConstraint(
