@@ -1,7 +1,8 @@
 """The desk's pages of who owes: wallets and transfers, organizations with their money, records with their transfer.
 
 All of it is read only; wallets and re-ratings have buttons for what can be done about them. What a
-wallet is made of has its pages in ``billing.money_admin``, invoicing in ``billing.invoice_admin``. Billing knows
+wallet is made of has its pages in ``billing.money_admin``, invoicing in ``billing.invoice_admin``, what
+others say of our money in ``billing.reconciliation_admin``. Billing knows
 what an organization, a record and a wallet have to do with each other, so the pages that show them
 together replace those of ``orgs`` and ``metering`` here.
 """
@@ -27,6 +28,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
+import billing.reconciliation_admin  # noqa: F401 - registers its pages
 from billing import corrections, margins, payments_admin, rerating, wallets  # noqa: F401
 from billing.explain import Explanation, Part, arithmetic, explain
 from billing.invoice_admin import InvoiceAdmin

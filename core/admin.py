@@ -298,7 +298,7 @@ class ActsAdmin(BooksAdmin[M]):
             if row is None:
                 raise Http404
         asked = request.method != "POST"
-        form = act.form() if asked else act.form(request.POST)
+        form = act.form() if asked else act.form(request.POST, request.FILES)
         if not asked and form.is_valid() and (answer := self._do(request, row, act, form)):
             return answer
         return self.show(
