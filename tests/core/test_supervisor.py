@@ -525,6 +525,7 @@ class TestFakePayments:
             assert eventually(lambda: up.parts().get("fake-stripe", pid) != pid)
             assert eventually(lambda: listens(base))
             assert client.v1.customers.retrieve(made.id).name == "Ada"
+            assert topped_up(up, base) == 110
             assert up.stop() == 0
             assert inside(data) == {}
 
@@ -547,6 +548,32 @@ class TestFakePayments:
         with folder() as data:
             assert supervisor.fake_payments(Address(HOST, 1), data_dir=data, embedded=True, environment=told) is None
         assert told == {}
+
+
+def topped_up(up: Up, stand_in: str) -> float:
+    """The demo customer's balance after ten dollars were paid on the page that a top-up leads to."""
+    mine = {"Authorization": f"Bearer {demo(up)['customer_key']}", "Content-Type": "application/json"}
+    with contextlib.closing(http.client.HTTPConnection(HOST, up.port, timeout=60)) as connection:
+        connection.request("POST", "/v1/topups", '{"amount_usd": 10}', {**mine, "Idempotency-Key": "once"})
+        answer = connection.getresponse()
+        asked = json.loads(answer.read())
+        assert answer.status in {200, 201}, asked
+    page = asked["checkout_url"]
+    assert page.startswith(stand_in)
+    with contextlib.closing(http.client.HTTPConnection(stand_in.removeprefix("http://"), timeout=60)) as connection:
+        connection.request("GET", page.removeprefix(stand_in))
+        shown = connection.getresponse().read().decode()
+        assert "This is a fake Stripe" in shown
+        assert "$10.00" in shown
+        connection.request("POST", page.removeprefix(stand_in), "act=pay&card=4242424242424242")
+        assert connection.getresponse().status == 303
+
+    def balance() -> float:
+        return float(up.get("/v1/wallet", **mine)[1]["balance_usd"])
+
+    # The event comes to the webhook, and a worker takes it up.
+    assert eventually(lambda: balance() == 110)
+    return balance()
 
 
 def listens(url: str) -> bool:
