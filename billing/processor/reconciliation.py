@@ -67,7 +67,7 @@ def fetch(at: Client) -> int:
     while start < end:
         until = min(start + WINDOW, end)
         for page in _pages(at, start, until):
-            fetched += len(BalanceTransaction.objects.bulk_create(_new(page)))
+            fetched += len(BalanceTransaction.objects.bulk_create(_new(page), ignore_conflicts=True))
         done = min(until, now)
         ReconciliationMark.objects.filter(pk=1, fetched_until__lt=done).update(fetched_until=done)
         start = until
@@ -118,37 +118,38 @@ def catch_up(at: Client) -> int:
 
     And at those whose dispute or refund is not at its end: how it ended may be told by no movement of money.
     """
-    looked, end = 0, clock.now() + LOOKS_RUN
-    for payment_id, intent_id in _late(at).items():
+    seen: set[UUID] = set()
+    end = clock.now() + LOOKS_RUN
+    for payment_id, intent_id in _late(at):
         if clock.now() >= end:
             break
-        looked += 1
+        if payment_id in seen:
+            continue
+        seen.add(payment_id)
         try:
             settlement.look_at(payment_id, at=at, intent_id=intent_id)
         except Mismatch as mismatch:
             payments.park(payment_id, reason=str(mismatch))
         except Failure as failure:
             log.warning("payment %s could not be looked at: %s", payment_id, failure)
-    return looked
+    return len(seen)
 
 
-def _late(at: Client) -> dict[UUID, str]:
-    """Payments to look at, each with its PaymentIntent if it is news to us."""
-    found: dict[UUID, str] = {}
+def _late(at: Client) -> Iterator[tuple[UUID, str]]:
+    """Payments to look at, each with its PaymentIntent if that is news to us."""
     for one in clearing.apart():
         if one.explained:
             continue
         payment, intent_id = _payment_of(one.subject, at)
         if payment is not None and (payment.intent_id or payment.session_id or intent_id):
-            found.setdefault(payment.pk, "" if payment.intent_id else intent_id)
+            yield payment.pk, "" if payment.intent_id else intent_id
     waiting = (
         Dispute.objects.filter(state__in=(Dispute.State.INQUIRY, Dispute.State.OPEN)),
         Refund.objects.filter(state=Refund.State.PROCESSING),
     )
     for rows in waiting:
         for payment_id in rows.values_list("payment_id", flat=True):
-            found.setdefault(payment_id, "")
-    return found
+            yield payment_id, ""
 
 
 def _payment_of(subject: str, at: Client) -> tuple[Payment | None, str]:
@@ -207,4 +208,8 @@ def told() -> str:
     if not client.is_on():
         return "payments are off"
     done = reconcile()
-    return f"fetched {done.fetched}, looked anew at {done.looked} payments, {done.open} differences are open"
+    alone = BalanceTransaction.objects.filter(kind__in=clearing.PLATFORM).count()
+    return (
+        f"fetched {done.fetched}, looked anew at {done.looked} payments, {done.open} differences are open;"
+        f" {alone} payouts, fees and the like are between Stripe and us alone"
+    )

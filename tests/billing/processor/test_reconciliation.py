@@ -234,7 +234,11 @@ def test_stripe_that_does_not_answer_fails_the_job_and_changes_nothing(books: Bo
     with pytest.raises(InDoubt):
         reconciliation.told()
     assert BalanceTransaction.objects.count() == 0
-    assert reconciliation.told() == "fetched 1, looked anew at 0 payments, 0 differences are open"
+    fake.charge_fee(100)
+    assert reconciliation.told() == (
+        "fetched 2, looked anew at 0 payments, 0 differences are open;"
+        " 1 payouts, fees and the like are between Stripe and us alone"
+    )
 
 
 def test_balance_transactions_are_never_changed(books: Books, fake: StripeFake) -> None:
