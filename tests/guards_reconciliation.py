@@ -19,3 +19,9 @@ def _() -> Disabled:
 def _() -> Disabled:
     """The clearing account is held against the sum of Stripe's balance transactions."""
     return unchecked("V20")
+
+
+@guard("missed_events_are_fetched")
+def _() -> Disabled:
+    """Events that Stripe has and that never came are kept as if they had."""
+    return patched("billing.processor.inbox.keep_missed", lambda event: False)

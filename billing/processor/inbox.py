@@ -70,6 +70,22 @@ def store(raw: bytes, signature: str | None) -> Waiting:
     return kept
 
 
+def keep_missed(event: Object) -> bool:
+    """Keep an event that Stripe told us when it was asked, as if it had come; whether it had not.
+
+    It is handled by the next ``sweep``. What nothing handles, or is not ours, is left.
+    """
+    if event.get("type") not in HANDLERS or StripeEvent.objects.filter(stripe_id=event.get("id")).exists():
+        return False
+    raw = json.dumps(event).encode()
+    try:
+        told = _read(raw)
+    except Forged:
+        return False
+    retry(lambda: _keep(raw, told))
+    return True
+
+
 def _prove(raw: bytes, signature: str | None) -> None:
     """Raise ``Forged`` unless one of our secrets signed these very bytes within the tolerance of now."""
     stamp = _STAMP.search(signature or "")

@@ -1,8 +1,9 @@
 """Stripe's balance held against the books, once a day. The only module that writes ``BalanceTransaction`` and
 ``ReconciliationMark``.
 
-Every movement of our balance at Stripe is fetched and kept as Stripe tells it. What the books do not know, or know
-otherwise, is first looked at anew at Stripe and taken in as any event would have been: then it was merely late.
+Every movement of our balance at Stripe is fetched and kept as Stripe tells it, and so are the events that never came.
+What the books do not know, or know otherwise, is first looked at anew at Stripe and taken in as any event would have
+been: then it was merely late.
 What differs all the same is listed for finance (``billing.differences``). Nothing is set right in silence.
 """
 
@@ -18,7 +19,7 @@ from billing import clearing, differences, payments, settlement
 from billing.clearing import Apart
 from billing.differences import Found, Side
 from billing.models import BalanceTransaction, Dispute, Payment, ReconciliationMark, Refund
-from billing.processor import client, facts
+from billing.processor import client, facts, inbox
 from billing.processor.client import Client, Failure, Object
 from billing.processor.facts import Mismatch
 from core import clock, money
@@ -31,7 +32,7 @@ OVERLAP = timedelta(hours=2)
 SKEW = timedelta(minutes=5)
 WINDOW = timedelta(days=1)
 PAGE = 100
-# A day with more transactions than that is a fault, not a longer wait.
+# A day with more pages than that is a fault, not a longer wait.
 PAGES_MAX = 5_000
 # So long payments are looked at anew in a run; the next one goes on.
 LOOKS_RUN = timedelta(minutes=5)
@@ -56,7 +57,7 @@ def reconcile() -> Done:
 
 
 def fetch(at: Client) -> int:
-    """Keep the balance transactions since the last run, a day after the other; how many were new.
+    """Keep the balance transactions since the last run, a day after the other, and events; how many of the first.
 
     A run that is cut off goes on with the day in which it stopped.
     """
@@ -66,8 +67,13 @@ def fetch(at: Client) -> int:
     start, end = mark.fetched_until - OVERLAP, now + SKEW
     while start < end:
         until = min(start + WINDOW, end)
-        for page in _pages(at, start, until):
+        for page in _pages(at, "/v1/balance_transactions", start, until):
             fetched += len(BalanceTransaction.objects.bulk_create(_new(page), ignore_conflicts=True))
+        for page in _pages(at, "/v1/events", start, until):
+            # Oldest first, as they would have come.
+            missed = sum(inbox.keep_missed(event) for event in reversed(page))
+            if missed:
+                log.warning("%s events of %s never came", missed, start.date())
         done = min(until, now)
         ReconciliationMark.objects.filter(pk=1, fetched_until__lt=done).update(fetched_until=done)
         start = until
@@ -81,18 +87,18 @@ def _mark() -> ReconciliationMark:
     return ReconciliationMark.objects.get_or_create(pk=1, defaults={"began_at": began, "fetched_until": began})[0]
 
 
-def _pages(at: Client, start: datetime, until: datetime) -> Iterator[list[Object]]:
-    """Balance transactions from an instant until before another; both may be seen twice."""
+def _pages(at: Client, path: str, start: datetime, until: datetime) -> Iterator[list[Object]]:
+    """Pages of a list from an instant to another, newest first; what lies on either may be seen twice."""
     created = {"gte": clock.to_unix(start), "lte": clock.to_unix(until)}
     after: dict[str, str] = {}
     for _ in range(PAGES_MAX):
-        page = at.get("/v1/balance_transactions", limit=PAGE, created=created, **after)
+        page = at.get(path, limit=PAGE, created=created, **after)
         if page["data"]:
             yield page["data"]
         if not page["has_more"]:
             return
         after = {"starting_after": page["data"][-1]["id"]}
-    raise client.InDoubt("list_too_long", f"balance transactions go on after {PAGES_MAX} pages")
+    raise client.InDoubt("list_too_long", f"{path} goes on after {PAGES_MAX} pages")
 
 
 def _new(page: list[Object]) -> list[BalanceTransaction]:

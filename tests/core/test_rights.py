@@ -111,6 +111,8 @@ def test_the_triggers_stand_where_the_models_say_so_and_on_every_partition(books
             "rollup_mark",
             "topup",
             "wallet",
+            "difference",
+            "provider_bill",
             "legal_entity",
             "number_series",
             "billing_period",

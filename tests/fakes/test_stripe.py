@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
+from pathlib import Path
 from types import UnionType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -919,6 +920,30 @@ def test_many_clients_at_once_charge_once_each(desk: Desk) -> None:
         thread.join(30)
     amounts = sorted(one.amount for one in desk.api.charges.list({"limit": 100}).data)
     assert amounts == list(range(100, 116))
+
+
+def test_everything_outlives_a_restart_in_a_file(tmp_path: Path) -> None:
+    kept = tmp_path / "stripe"
+    with StripeFake(keep=kept) as first:
+        desk = Desk(first)
+        paid = desk.charge(5000)
+        first.save()
+        first.move_clock(timedelta(days=1))
+        page = desk.session()
+    with StripeFake(keep=kept) as second:
+        api = stripe.StripeClient(second.api_key, base_addresses={"api": second.base_url}).v1
+        assert api.payment_intents.retrieve(paid.id).amount == 5000
+        assert api.checkout.sessions.retrieve(page.id).created > paid.created + 86_000
+        assert second.pay(page.id)["status"] == "complete"
+        assert second.balance() == 2 * 4825
+
+
+def test_live_mode_marks_everything_that_it_says() -> None:
+    with StripeFake(livemode=True) as running:
+        desk = Desk(running)
+        assert desk.session().id.startswith("cs_live_")
+        assert desk.charge().livemode is True
+        assert {event.livemode for event in desk.api.events.list({"limit": 100}).data} == {True}
 
 
 def test_it_runs_by_itself_and_says_that_it_is_a_fake() -> None:

@@ -8,14 +8,14 @@ from django.db import transaction
 
 from billing import differences, grants, ledger
 from billing.ledger import Move
-from billing.models import Account, BalanceTransaction, Difference, Dispute, Grant, Refund, TransferKind
+from billing.models import Account, BalanceTransaction, Difference, Dispute, Grant, Refund, StripeCustomer, TransferKind
 from billing.processor import client, inbox, reconciliation
 from billing.processor.client import InDoubt, Off
 from core import errors
 from metering.usage import started_at
 from ops.models import JobRun
 from orgs.models import AuditEntry
-from tests.billing.paying import BY, again, asked, at_stripe, clearing, deliver, fake, paid
+from tests.billing.paying import BY, again, asked, at_stripe, cards_of, clearing, deliver, fake, paid, post
 from tests.billing.world import assert_sound, organization, rows, standing
 from tests.books import Books
 from tests.clocks import Clock
@@ -67,6 +67,28 @@ def test_four_days_without_a_webhook_leave_nothing_unmatched(books: Books, fake:
     assert standing(acme).posted == 115
     assert reconciliation.reconcile() == (0, 0, 0)
     assert_sound()
+
+
+@proves("S14", guard="missed_events_are_fetched")
+def test_an_event_that_never_came_is_fetched_and_handled(books: Books, fake: StripeFake, fake_clock: Clock) -> None:
+    acme = organization("acme")
+    paid(fake, acme, "20")
+    customer = StripeCustomer.objects.get(organization=acme).stripe_id
+    reconciliation.reconcile()
+    # No money moves, so no balance transaction tells of it.
+    fake.save_card(customer or "", default=True)
+    (attached,) = fake.webhooks.events("payment_method.attached")
+    pass_by(fake, fake_clock, 4 * DAY)
+    reconciliation.reconcile()
+    inbox.sweep()
+    assert cards_of(acme) == [("4242", True)]
+    # It comes after all, and is known.
+    assert post(fake, attached) == 200
+    assert rows("SELECT count(*) FROM stripe_event WHERE stripe_id = %s AND state = 'processed'", attached) == [(1,)]
+    # Nothing that came is fetched again.
+    before = rows("SELECT count(*) FROM stripe_event")
+    reconciliation.reconcile()
+    assert rows("SELECT count(*) FROM stripe_event") == before
 
 
 def test_what_was_fetched_is_kept_once_as_stripe_tells_it(books: Books, fake: StripeFake, fake_clock: Clock) -> None:
