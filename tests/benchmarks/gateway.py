@@ -222,7 +222,8 @@ def figures(stage: Stage) -> list[Figure]:
             with _litellm(stage, quick) as port:
                 other = crowd(port, "sk-bench", clients=CLIENTS, seconds=SECONDS)
             found.append(Figure(
-                "calls_to_litellm", rate, "calls/s", other, f"{CLIENTS} connections; limit: {LITELLM}, one process"
+                "calls_to_litellm", rate, "calls/s", other,
+                f"{CLIENTS} connections; limit: {LITELLM}, one process, no database",
             ))  # fmt: skip
     return found
 

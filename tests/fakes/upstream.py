@@ -127,6 +127,8 @@ class Upstream:
     async def _whole(self, request: web.Request, body: Mapping[str, Any], act: Act) -> web.StreamResponse:
         if act.fault == "stall":
             await asyncio.sleep(STALL_SECONDS)
+        if act.fault == "pause":
+            await self._free.wait()
         if act.fault == "malformed":
             return web.Response(text="<html>", content_type="text/html")
         if act.fault == "error":
