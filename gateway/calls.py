@@ -708,24 +708,23 @@ class Call:
             settlement = await asyncio.to_thread(_count, settlement)
         limits.leave(self.permit, tokens=settlement.event.input_tokens + settlement.event.output_tokens)
         writing = asyncio.get_running_loop().create_task(self._write(settlement))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_WAIT_SECONDS):
-                self.settled = await asyncio.shield(writing)
-        if self.settled is None:
+        await asyncio.wait([writing], timeout=SETTLE_WAIT_SECONDS)
+        if not writing.done() or (settled := writing.result()) is None:
             self._end(failure, owed=_owed(settlement))
-            self.settled = await writing
+            settled = await writing
+        self.settled = settled or self.settled
 
-    async def _write(self, settlement: Settlement) -> Settled:
-        """Once on disk. Raises when it could not be for too long: then the hold expires and finance is told."""
+    async def _write(self, settlement: Settlement) -> Settled | None:
+        """Once on disk; None where it could not be for too long: then the hold expires and finance is told."""
         end = time.monotonic() + SETTLE_SECONDS_MAX
         for number in range(1_000_000):
             try:
                 return await _settlements.answer(settlement, size=512)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 delay = SETTLE_DELAYS[min(number, len(SETTLE_DELAYS) - 1)]
                 if time.monotonic() + delay > end:
-                    log.critical("call %s could not be charged", self.id)
-                    raise
+                    log.critical("call %s could not be charged: %s", self.id, type(error).__name__)
+                    return None
                 log.warning("call %s is charged again in %s s: %s", self.id, delay, type(error).__name__)
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))
         raise AssertionError("unreachable")

@@ -45,6 +45,8 @@ def read_body(body: Json, *, digest: bytes) -> Prompt:
     if not 0 < len(name) <= 128:
         raise errors.OutOfRange("model must be a string of 1 to 128 characters.", param="model")
     model = admissions.find_model(name)
+    if model.retired_at is not None:
+        raise errors.ModelNotFound("No model with this id is in the catalog.", param="model")
     stream = _flag(told, "stream") or False
     options = _object(told, "stream_options") or {}
     include_usage = _flag(options, "include_usage", "stream_options.include_usage") or False

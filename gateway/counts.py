@@ -64,9 +64,14 @@ def _first(usage: Any, places: tuple[tuple[str, ...], ...]) -> int | None:
         value = usage
         for name in place:
             value = value.get(name) if type(value) is dict else None
-        if type(value) is int and 0 <= value <= COUNT_MAX:
-            return value
+        if _is_count(value):
+            told: int = value
+            return told
     return None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= COUNT_MAX
 
 
 def show(event: Event, cost_usd: Decimal) -> dict[str, Any]:

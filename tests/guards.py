@@ -1050,6 +1050,7 @@ def _() -> Disabled:
     return patched("metering.partitions.wait_at_most", lambda milliseconds: None)
 
 
+import tests.guards_calls  # noqa: E402
 import tests.guards_documents  # noqa: E402
 import tests.guards_invoices  # noqa: E402
 import tests.guards_jobs  # noqa: E402

@@ -33,9 +33,9 @@ class Heard:
         return json.loads(self.body)
 
     @property
-    def code(self) -> tuple[int, str]:
-        """Status and code of a refusal."""
-        return self.status, self.told["error"]["code"]
+    def code(self) -> tuple[int, str | None]:
+        """Status and code of a refusal; of an answer there is none."""
+        return self.status, self.told.get("error", {}).get("code")
 
     @property
     def events(self) -> list[Any]:

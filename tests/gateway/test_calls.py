@@ -25,6 +25,7 @@ from tests.journeys import neighbours
 from tests.journeys.neighbours import House
 from tests.journeys.traffic import verify
 from tests.orgs import world
+from tests.proofs import proves
 from tests.server import free_port
 
 # 360 × 0.27 + 640 × 0.07 + 200 × 1.10 millionths of a dollar.
@@ -105,6 +106,7 @@ def test_without_being_asked_a_stream_tells_no_usage_and_is_metered_all_the_same
     assert record(acme).cost_usd == COST
 
 
+@proves("G01", guard="calls_outlive_their_clients")
 def test_who_hangs_up_anywhere_pays_what_the_provider_counts(acme: House, fake: Upstream) -> None:
     before = len(acme.records)
     for point in range(20):
@@ -293,6 +295,15 @@ def test_only_what_is_absent_is_estimated(
     assert Decimal(str(told["cost"]["total_cost"])) == kept.cost_usd
 
 
+@proves("G04", guard="a_reported_zero_is_a_count")
+def test_a_reported_zero_is_billed_as_zero(acme: House, fake: Upstream) -> None:
+    fake.then(Act(usage={"prompt_tokens": 0, "completion_tokens": 0}))
+    assert ask(acme).told["usage"]["cost"] == {"total_cost": 0}
+    kept = record(acme)
+    assert (kept.input_tokens, kept.output_tokens, kept.cost_usd, kept.usage_source) == (0, 0, 0, "provider")
+
+
+@proves("G02", guard="keys_of_calls_are_looked_up")
 def test_a_repeated_key_is_never_a_second_call(acme: House, fake: Upstream) -> None:
     before = len(acme.records)
     assert ask(acme, idempotency_key="once").status == 200
@@ -374,6 +385,7 @@ def test_without_a_channel_nobody_can_be_asked(acme: House, fake: Upstream) -> N
     assert len(fake.bodies) == 5
 
 
+@proves("G05", guard="charges_of_calls_are_tried_again")
 def test_a_charge_that_cannot_be_written_at_once_is_written_later_and_once(
     acme: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +427,7 @@ def test_a_client_does_not_wait_for_a_database_that_is_away_and_is_told_what_wil
     assert len(acme.records) == before + 2
 
 
+@proves("G06", guard="holds_of_calls_are_renewed")
 def test_a_hold_lasts_as_long_as_its_call(
     acme: House, fake: Upstream, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,7 +437,9 @@ def test_a_hold_lasts_as_long_as_its_call(
     running = Calling(acme.keys["organization"].secret, {**HELLO, "stream": True})
     wait_for(lambda: fake.bodies)
     hold = Hold.objects.get(state="open", placed_by=None)
-    wait_for(lambda: Hold.objects.get(organization=acme.organization, id=hold.pk).expires_at > hold.expires_at)
+    wait_for(
+        lambda: Hold.objects.get(organization=acme.organization, id=hold.pk).expires_at > hold.expires_at, seconds=5
+    )
     assert running.wait().text == " hello" * 20
     assert record(acme).cost_usd == COST
 

@@ -17,6 +17,7 @@ from tests.billing.test_grants import give
 from tests.billing.world import rows
 from tests.books import Books
 from tests.orgs import world
+from tests.proofs import proves
 
 
 def expired(of: Organization, *, placed_by: UUID | None = None) -> UUID:
@@ -37,6 +38,7 @@ def acme(books: Books) -> Organization:
     return made
 
 
+@proves("G03", guard="lost_calls_are_looked_for")
 def test_a_call_of_ours_whose_hold_ran_out_is_noted_once(acme: Organization) -> None:
     hold_id = expired(acme)
     assert outcomes.note_lost() == 1
