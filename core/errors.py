@@ -2,7 +2,7 @@
 
 * ``ApiError``
     * ``InvalidRequest`` 400: ``InvalidJson``, ``InvalidType``, ``MissingParameter``, ``ModelNotFound``,
-      ``InvalidCursor``
+      ``InvalidCursor``, ``UnsupportedParameter``
     * ``InvalidApiKey`` 401
     * ``InsufficientQuota`` 402: ``OrgWalletEmpty``, ``BudgetExceeded`` 403
     * ``PermissionDenied`` 403: ``ModelNotAllowed``, ``IpNotAllowed``, ``OrgAccessDenied``, ``ScopeMissing``
@@ -84,6 +84,12 @@ class InvalidCursor(InvalidRequest):
 
     code = "invalid_cursor"
     default = "after is not the id of a record in this list."
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field that means something that is not done here; to drop it would change what was asked."""
+
+    code = "unsupported_parameter"
 
 
 class InvalidApiKey(ApiError):

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from core import errors, http, wire
-from gateway import authorizations, calls, chat, events, groups, threads
+from gateway import authorizations, calls, chat, events, groups, responses, threads
 from gateway.compression import inflate
 from gateway.groups import Groups
 from metering import tokens, usage_pages
@@ -417,6 +417,24 @@ async def _chat(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
     return Flow(chat.parts(call), call.leave, quiet, chat.KEEP_ALIVE, headers=call.headers)
 
 
+async def _responses(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
+    """``POST /v1/responses``. Raises an ``ApiError``."""
+    request_id = http.correlation(headers.get("x-request-id", ""))
+    raw, key = await _call_body(headers, body), idempotency.read_key(headers.get(IDEMPOTENCY))
+    who = partial(_identify, headers, _peer(scope), default_only=False)
+    call, request = await responses.begin(
+        raw, who=who, request_id=request_id, key=key, long=_encoding(headers) not in {"", "identity"}
+    )
+    if not call.prompt.stream:
+        answer = await call.answer()
+        return Told(200, responses.whole(call, request, answer), headers=call.headers)
+    quiet = settings.CALL_KEEP_ALIVE_MS / 1000
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(quiet):
+            await call.begin()
+    return Flow(responses.parts(call, request), call.leave, quiet, responses.KEEP_ALIVE, headers=call.headers)
+
+
 async def _call_body(headers: Headers, body: Body) -> bytes:
     """All of a model call's body. Raises an ``ApiError``."""
     if not _is_json(headers.get("content-type", "")):
@@ -532,7 +550,7 @@ def _usage_page(headers: Headers, peer: str, query: bytes) -> Told:
 
 
 Door = Callable[[Scope, Headers, Body], Awaitable[Told | Flow]]
-_CALLS: Mapping[str, Door] = dict.fromkeys(chat.PATHS, _chat)
+_CALLS: Mapping[str, Door] = {**dict.fromkeys(chat.PATHS, _chat), responses.PATH: _responses}
 _DOORS: Mapping[tuple[str, str], Door] = {
     ("POST", EVENTS): partial(_post, _events),
     ("POST", LITELLM): partial(_post, _events),

@@ -53,10 +53,13 @@ class Heard:
 class Calling:
     """A call in the loop of the data plane; ``wait`` for what came of it, or ``hang_up``."""
 
-    def __init__(self, secret: str, body: Any, *, leave_after: int | None = None, **headers: str) -> None:
+    def __init__(
+        self, secret: str, body: Any, *, leave_after: int | None = None, path: str = PATH, **headers: str
+    ) -> None:
         self.heard = Heard()
         self._events = 0
         self._leave_after = leave_after
+        self._path = path
         self._future = asyncio.run_coroutine_threadsafe(self._run(secret, body, headers), doors._loop())
 
     def wait(self) -> Heard:
@@ -75,7 +78,7 @@ class Calling:
         told |= {"authorization": f"Bearer {secret}"}
         told |= {name.replace("_", "-"): each for name, each in headers.items()}
         scope = {
-            "type": "http", "method": "POST", "scheme": "http", "path": PATH, "query_string": b"",
+            "type": "http", "method": "POST", "scheme": "http", "path": self._path, "query_string": b"",
             "client": ("127.0.0.1", 50000), "headers": [(name.encode(), each.encode()) for name, each in told.items()],
         }  # fmt: skip
         assert plane.takes(scope)
