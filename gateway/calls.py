@@ -31,7 +31,7 @@ from billing import admissions, charges, distribution, holds
 from billing.budgets import Counted
 from core import clock, errors, ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
-from gateway import channels, counts, echo, groups, health, limits, replays, routing, terms, threads, upstream
+from gateway import channels, counts, echo, groups, health, limits, native, replays, routing, terms, threads, upstream
 from gateway.channels import Kind
 from gateway.groups import GROUP_LOCK_MS, Groups
 from gateway.limits import Permit
@@ -67,7 +67,8 @@ INSUFFICIENT = "insufficient_system_resource"
 class Prompt(NamedTuple):
     """A request that has been read: what is sent on, but for the model, the cap and how the answer comes.
 
-    ``digest`` stands for all that it says. ``cap`` is on the tokens of each of ``n`` choices.
+    ``digest`` stands for all that it says. ``cap`` is on the tokens of each of ``n`` choices. ``native`` is the
+    same as a request for a response, for upstreams that take those.
     """
 
     model: CatalogModel
@@ -79,6 +80,7 @@ class Prompt(NamedTuple):
     n: int
     end_user: str | None
     digest: bytes
+    native: Mapping[str, Any] | None = None
 
 
 class Asking(NamedTuple):
@@ -551,23 +553,36 @@ class Call:
         )  # fmt: skip
         return failure
 
-    def _sent(self, candidate: Candidate) -> dict[str, Any]:
+    def _sent(self, candidate: Candidate, *, is_native: bool) -> dict[str, Any]:
         """The request as the upstream gets it."""
         admitted = self.held.admitted
-        body = {**self.prompt.body, "model": candidate.upstream_id}
+        said = self.prompt.native if is_native and self.prompt.native is not None else self.prompt.body
+        body = {**said, "model": candidate.upstream_id}
         if self.prompt.cap is not None or self.held.enforcement == holds.Enforcement.STRICT:
             # What was held for is what may be made.
-            body["max_tokens"] = admitted.most.max_output_tokens
+            body["max_output_tokens" if is_native else "max_tokens"] = admitted.most.max_output_tokens
+        if is_native:
+            # Nothing of a customer's is kept for us elsewhere.
+            body["store"] = False
+            if self.prompt.stream:
+                body["stream"] = True
+            return body
         if self.prompt.stream:
             body["stream"] = True
             if candidate.channel.has_stream_usage:
                 body["stream_options"] = {"include_usage": True}
         return body
 
+    def _is_native(self, candidate: Candidate) -> bool:
+        return self.prompt.native is not None and candidate.channel.has_responses
+
     async def _read_whole(self, candidate: Candidate) -> None:
-        body = self._sent(candidate)
+        is_native = self._is_native(candidate)
+        body = self._sent(candidate, is_native=is_native)
         if candidate.channel.kind == Kind.ECHO:
             answer = echo.complete(body)
+        elif is_native:
+            answer = await native.complete(candidate.channel, body)
         else:
             answer = await upstream.complete(candidate.channel, body)
         found = answer.get("choices")
@@ -587,10 +602,13 @@ class Call:
         self._ttft_ms = _milliseconds(self._began_at)
 
     async def _read_stream(self, candidate: Candidate) -> None:
-        body = self._sent(candidate)
+        is_native = self._is_native(candidate)
+        body = self._sent(candidate, is_native=is_native)
         parts: AsyncGenerator[dict[str, Any], None]
-        is_echo = candidate.channel.kind == Kind.ECHO
-        parts = echo.stream(body) if is_echo else upstream.stream(candidate.channel, body)
+        if candidate.channel.kind == Kind.ECHO:
+            parts = echo.stream(body)
+        else:
+            parts = (native if is_native else upstream).stream(candidate.channel, body)
         # Parts without a token wait: until there is one, somebody else may be asked.
         waiting: list[dict[str, Any]] = []
         async with contextlib.aclosing(parts):

@@ -1,8 +1,9 @@
-"""``POST /v1/responses`` over chat completions (contract 5): the request as a chat's, the answer as a response.
+"""``POST /v1/responses`` (contract 5): over chat completions, the request as a chat's, the answer as a response.
 
 Reading makes a chat request of what a chat has, and refuses what only a server that keeps responses could
 do: dropping that would change what was asked. What else is unknown is dropped, as in a chat. The answer is
-``output`` and, beside it, ``output_text``; a stream is the events of contract 5.3.
+``output`` and, beside it, ``output_text``; a stream is the events of contract 5.3. An upstream that has
+/responses itself is asked there, and what it says is passed on (``gateway.native``).
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from core import clock, errors, http, wire
-from gateway import calls, chat
+from gateway import calls, chat, native
 from gateway.calls import INSUFFICIENT, Call, Prompt
 from gateway.chat import Who
 from metering.events import Event
@@ -27,7 +28,14 @@ ROLES = ("user", "assistant", "system", "developer")
 KEEP_ALIVE = chat.KEEP_ALIVE
 # What only a server could do that keeps responses.
 STATEFUL = ("previous_response_id", "conversation", "prompt")
+# What an upstream that has /responses is given as it came.
+_PASSED = (
+    "input", "instructions", "max_output_tokens", "temperature", "top_p", "tools", "tool_choice",
+    "parallel_tool_calls", "text", "reasoning", "user",
+)  # fmt: skip
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+# What an upstream's stream begins with; ours has begun before.
+_BEGINS = frozenset({"response.created", "response.in_progress", "response.queued"})
 _BROKE_OFF = "The upstream provider ran out of capacity before the answer was whole."
 
 Json = Mapping[str, Any]
@@ -52,7 +60,7 @@ class Request:
         except errors.ApiError as error:
             raise _in_our_words(error) from error
         self.told = _repeated(body, asked)
-        return prompt
+        return prompt._replace(native={name: body[name] for name in _PASSED if name in body})
 
 
 async def begin(raw: bytes, *, who: Who, request_id: str, key: str | None, long: bool) -> tuple[Call, Request]:
@@ -299,6 +307,8 @@ def whole(call: Call, request: Request, answer: Json) -> bytes:
     """The answer to a call that has ended (contract 5.2)."""
     choice = answer["choices"][0]
     said = Said(call.id)
+    if native.NATIVE in answer:
+        return _encoder.encode(_passed(call, request, said, answer[native.NATIVE]))
     message = choice["message"]
     said.add({**message, "tool_calls": message.get("tool_calls") or ()}, choice.get("finish_reason"))
     said.close()
@@ -327,6 +337,28 @@ def response(call: Call, request: Request, said: "Said", *, completed: bool) -> 
     if call.prompt.end_user is not None:
         told["user"] = call.prompt.end_user
     return told
+
+
+def _passed(call: Call, request: Request, said: "Said", told: Json) -> dict[str, Any]:
+    """What an upstream answered to a request for a response, under our id, with our model's name and our price."""
+    output = told.get("output")
+    output = output if type(output) is list else []
+    texts = [
+        part["text"]
+        for item in output
+        if type(item) is dict and type(item.get("content")) is list
+        for part in item["content"]
+        if type(part) is dict and part.get("type") == "output_text" and type(part.get("text")) is str
+    ]
+    ours = response(call, request, said, completed=True)
+    kept = ("status", "error", "incomplete_details")
+    return {
+        **ours,
+        **{name: told[name] for name in kept if name in told},
+        "completed_at": ours["completed_at"] if told.get("status") == "completed" else None,
+        "output": output,
+        "output_text": "".join(texts),
+    }
 
 
 def show(event: Event, cost_usd: Any) -> dict[str, Any]:
@@ -543,6 +575,8 @@ async def parts(call: Call, request: Request) -> AsyncIterator[bytes]:
     """A stream's events as they go out (contract 5.3)."""
     said = Said(call.id)
     number = -1
+    last_passed: Json | None = None
+    has_passed = False
 
     def events(told: Sequence[Json]) -> bytes:
         nonlocal number
@@ -556,13 +590,30 @@ async def parts(call: Call, request: Request) -> AsyncIterator[bytes]:
     yield events([{"type": f"response.{word}", "response": begun} for word in ("created", "in_progress")])
     try:
         async for part in call.chunks():
+            passed = part.get(native.NATIVE)
+            has_passed = passed is not None
+            if passed is not None and passed["type"] in native.LAST:
+                # Once it is in the books: it tells what it cost.
+                last_passed = passed
+            elif passed is not None and passed["type"] not in _BEGINS:
+                yield events([passed])
             for choice in part["choices"]:
                 delta = choice.get("delta")
-                if told := said.add(delta if type(delta) is dict else {}, choice.get("finish_reason")):
+                if passed is not None:
+                    # Kept for the case that it breaks off.
+                    said.add(delta if type(delta) is dict else {})
+                elif told := said.add(delta if type(delta) is dict else {}, choice.get("finish_reason")):
                     yield events(told)
     except errors.ApiError as error:
         said.failure = error
+    if last_passed is not None and said.failure is None:
+        final = _passed(call, request, said, last_passed["response"])
+        yield events([{**last_passed, "response": final}])
+        return
     told = said.close()
+    if has_passed:
+        # Items of the upstream's own ids were open.
+        told = []
     if said.failure is not None:
         told.append(
             {"type": "error", "code": said.failure.code, "message": str(said.failure), "param": said.failure.param}

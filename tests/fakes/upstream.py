@@ -95,6 +95,7 @@ class Upstream:
     async def _start(self) -> None:
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_post("/v1/chat/completions", self._answer)
+        application.router.add_post("/v1/responses", self._answer)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, backlog=4096)
@@ -117,6 +118,8 @@ class Upstream:
             if act.status != 200:
                 told = {"error": {"message": act.error, "type": "fake", "code": None}}
                 return web.json_response(told, status=act.status, headers=act.headers)
+            if request.path == "/v1/responses":
+                return await self._respond(request, body, act)
             if body.get("stream"):
                 return await self._stream(request, body, act)
             return await self._whole(request, body, act)
@@ -171,6 +174,42 @@ class Upstream:
             await self._write(answer, {"id": "up-1", "choices": [], "usage": act.usage})
         if act.done:
             await answer.write(b"data: [DONE]\n\n")
+        self.sent += 1
+        return answer
+
+    async def _respond(self, request: web.Request, body: Mapping[str, Any], act: Act) -> web.StreamResponse:
+        """An answer of the responses API, whole or as events; ``finish`` is its status."""
+        text = "".join(act.words)
+        output = [
+            {"id": "rs_up", "type": "reasoning", "summary": [], "encrypted_content": "sealed"},
+            {"id": "msg_up", "type": "message", "role": "assistant", "status": "completed",
+             "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]},
+        ]  # fmt: skip
+        status = "completed" if act.finish == "stop" else act.finish
+        told: dict[str, Any] = {"id": "resp_up", "object": "response", "created_at": 1, "status": status,
+                                "model": body["model"], "output": output, "error": None}  # fmt: skip
+        if status == "incomplete":
+            told["incomplete_details"] = {"reason": "max_output_tokens"}
+        if act.usage is not None:
+            told["usage"] = {
+                "input_tokens": act.usage["prompt_tokens"], "output_tokens": act.usage["completion_tokens"],
+                "input_tokens_details": {"cached_tokens": 640, "cache_write_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": 64},
+            }  # fmt: skip
+        if not body.get("stream"):
+            self.sent += 1
+            return web.json_response(told)
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        begun = {**told, "status": "in_progress", "output": [], "usage": None}
+        await self._write(answer, {"type": "response.created", "response": begun, "sequence_number": 0})
+        at = {"item_id": "msg_up", "output_index": 1, "content_index": 0}
+        for number, word in enumerate(act.words):
+            if act.fault and number == act.at and await self._fault(request, answer, act):
+                return answer
+            delta = {"type": "response.output_text.delta", **at, "delta": word, "logprobs": []}
+            await self._write(answer, {**delta, "sequence_number": number + 1})
+        await self._write(answer, {"type": f"response.{status}", "response": told, "sequence_number": 99})
         self.sent += 1
         return answer
 
