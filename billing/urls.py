@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing import invoice_views, payment_views, views
+from billing import invoice_views, payment_pages, payment_views, views
 from billing.metrics import Metrics
 
 urlpatterns = [
@@ -23,5 +23,7 @@ urlpatterns = [
     path("v1/estimate", views.Estimate.as_view(), name="estimate"),
     path("v1/key", views.Key.as_view(), name="key"),
     path("metrics", Metrics.as_view(), name="metrics"),
+    path("billing/cards", payment_pages.card, name="card-page"),
+    path("billing/payments/<str:payment_id>", payment_pages.payment, name="payment-page"),
     path("user/balance", views.Balance.as_view(), name="balance"),
 ]

@@ -173,12 +173,12 @@ def _note_removal(card: PaymentCard, by: Actor) -> None:
 
 def begin_saving(*, organization_id: UUID, success_url: str, cancel_url: str) -> str:
     """Open a page on which the customer saves a card; its address. No money moves. Raises as ``Client.post``."""
-    at = client.connect()
+    at, back = client.connect(), f"{settings.PUBLIC_URL}/billing/cards"
     session = at.create_session(
         {
             "mode": "setup", "customer": ensure(organization_id, at=at), "currency": facts.CURRENCY,
-            "allowed_payment_method_types": ["card"], "success_url": success_url or settings.PUBLIC_URL,
-            "cancel_url": cancel_url or settings.PUBLIC_URL,
+            "allowed_payment_method_types": ["card"], "success_url": success_url or back,
+            "cancel_url": cancel_url or back,
         },
         key=f"setup:{ids.new()}",
     )  # fmt: skip

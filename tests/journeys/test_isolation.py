@@ -169,8 +169,9 @@ NAMES: dict[tuple[str, str], Names] = {
     ("POST", "v1/webhooks/stripe"): {"Stripe-Signature": None},
     ("POST", VERIFY): {HEADER: "org", "key": None, "organization": "org", "model": None, "client_ip": None},
 }  # fmt: skip
-# The admin and the metrics have rights and tests of their own, the document and its page show nobody's data.
-NOT_KEYED = {"v1/openapi.json", "docs", "metrics", "^.*$"}
+# The admin and the metrics have rights and tests of their own, the document and its page show nobody's data, and a
+# payment's page no more than how it went.
+NOT_KEYED = {"v1/openapi.json", "docs", "metrics", "billing/cards", "billing/payments/<str:payment_id>", "^.*$"}
 
 
 class Route(NamedTuple):
