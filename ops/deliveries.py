@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
 
 
 def derive(message: OutboxMessage) -> None:
-    """A delivery to each endpoint that wants the message, in the transaction that hands it on."""
+    """A delivery to each endpoint that wants the message, in the transaction that hands it on; one, if called again."""
     if message.organization_id is not None:
         wanted = endpoints.wanting(organization_id=message.organization_id, kind=message.kind)
         _add(message.pk, message.organization_id, wanted)
@@ -101,7 +101,7 @@ def _add(message_id: UUID, organization_id: UUID, endpoint_ids: Sequence[UUID]) 
         )
         for each in endpoint_ids
     ]  # fmt: skip
-    return WebhookDelivery.objects.bulk_create(rows)
+    return WebhookDelivery.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def ping(*, endpoint: WebhookEndpoint, by: Actor) -> WebhookDelivery:

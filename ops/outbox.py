@@ -22,8 +22,9 @@ from ops.models import OutboxMessage, WebhookDelivery
 
 log = logging.getLogger(__name__)
 
-# Who makes something of messages, by name: each is called once with every message, inside the transaction that hands
-# it on, and writes rows only. ``ops`` puts its own in here; apps above add theirs when they are ready.
+# Who makes something of messages, by name: each is called with every message, inside the transaction that hands it on,
+# and writes rows only, under unique keys: where another reader fails, all are called again. ``ops`` puts its own in
+# here; apps above add theirs when they are ready.
 READERS: Final[dict[str, Callable[[OutboxMessage], None]]] = {}
 
 # A message that a reader could not take is handed on again after this, twice as long each time, up to an hour.
@@ -117,30 +118,33 @@ def hand_on(limit: int = 1000) -> int:
 
 def _hand_on_one() -> bool | None:
     """Whether one message was handed on; None if none waits that nobody else is at."""
-    message: OutboxMessage | None = None
+    with transaction.atomic(durable=True):
+        message = _waiting().select_for_update(no_key=True, skip_locked=True).first()
+        if message is None:
+            return None
+        # All of them, whoever fails: what one cannot take must not keep it from the others.
+        failed = [name for name, reader in READERS.items() if not _read(name, reader, message)]
+        row = OutboxMessage.objects.filter(pk=message.pk)
+        if not failed:
+            row.update(delivered_at=clock.now(), next_attempt_at=None)
+        else:
+            due = clock.now() + PAUSE * (1 << min(message.attempts, _DOUBLINGS_MAX))
+            row.update(attempts=F("attempts") + 1, next_attempt_at=due)
+    return not failed
+
+
+def _read(name: str, reader: Callable[[OutboxMessage], None], message: OutboxMessage) -> bool:
+    """Whether a reader took a message; if not, nothing of what it wrote stays."""
     try:
-        with transaction.atomic(durable=True):
-            message = _waiting().select_for_update(no_key=True, skip_locked=True).first()
-            if message is None:
-                return None
-            for reader in READERS.values():
-                reader(message)
-            OutboxMessage.objects.filter(pk=message.pk).update(delivered_at=clock.now(), next_attempt_at=None)
+        with transaction.atomic():
+            reader(message)
     except Exception as error:
         # Whatever is wrong with one message must not stop all others; a database that is away is everybody's.
-        if message is None or (isinstance(error, Error) and is_outage(error)):
+        if isinstance(error, Error) and is_outage(error):
             raise
-        log.exception("message %s could not be handed on", ids.show("evt", message.pk))
-        _put_off(message)
+        log.exception("message %s could not be handed on to %s", ids.show("evt", message.pk), name)
         return False
     return True
-
-
-def _put_off(message: OutboxMessage) -> None:
-    due = clock.now() + PAUSE * (1 << min(message.attempts, _DOUBLINGS_MAX))
-    OutboxMessage.objects.filter(pk=message.pk, delivered_at=None).update(
-        attempts=F("attempts") + 1, next_attempt_at=due
-    )
 
 
 def trim(*, at: datetime | None = None) -> int:

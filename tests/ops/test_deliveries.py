@@ -126,8 +126,29 @@ def test_a_message_becomes_one_delivery_for_each_endpoint_that_wants_it(acme: Or
     hooks.tell(None)
     assert outbox.hand_on() == 1
     assert WebhookDelivery.objects.count() == 2
+    deliveries.derive(made[0].message)
+    assert WebhookDelivery.objects.count() == 2
     with pytest.raises(IntegrityError, match="webhook_delivery_once"), transaction.atomic():
-        deliveries._add(made[0].message_id, acme.pk, [every.pk])
+        WebhookDelivery.objects.filter(pk=made[0].pk).update(endpoint=low)
+
+
+def test_what_another_cannot_read_is_delivered_once_all_the_same(
+    acme: Organization, books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: OutboxMessage) -> None:
+        raise RuntimeError("no template")
+
+    hooks.endpoint(acme)
+    hooks.tell(acme)
+    with monkeypatch.context() as patch:
+        patch.setitem(outbox.READERS, "broken", fail)
+        assert outbox.hand_on() == 0
+    assert "to broken" in caplog.text
+    assert OutboxMessage.objects.get().delivered_at is None
+    assert WebhookDelivery.objects.count() == 1
+    clocks.age(books, "outbox", by=outbox.PAUSE, columns=("next_attempt_at",))
+    assert outbox.hand_on() == 1
+    assert WebhookDelivery.objects.count() == 1
 
 
 def test_a_failure_is_tried_again_over_three_days_and_then_given_up(
