@@ -77,6 +77,7 @@ class Child:
     environment: Mapping[str, str]
     log_path: Path
     process: subprocess.Popen[bytes] | None = None
+    asked: bool = False
 
     @property
     def pid(self) -> int:
@@ -107,13 +108,19 @@ class Child:
         """Whether the main process runs."""
         return self.process is not None and self.process.poll() is None
 
+    def ask(self) -> None:
+        """SIGTERM to the main process, once: a second one would cut off what it finishes."""
+        if self.process is not None and not self.asked and self.process.poll() is None:
+            self.asked = True
+            self.process.terminate()
+
     def stop(self) -> None:
         """SIGTERM to the main process, time to finish, then SIGKILL to whoever is left in its group."""
-        process, self.process = self.process, None
+        self.ask()
+        process, self.process, self.asked = self.process, None, False
         if process is None:
             return
         if process.poll() is None:
-            process.terminate()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -213,8 +220,11 @@ class Supervisor:
             self.say(f"{watch.part.name}: {error}")
 
     def stop(self) -> None:
-        """Stop every part, the last started first."""
+        """Stop every part, the last started first; our own processes finish side by side, before the servers go."""
         self.interruptible = False
+        for watch in reversed(self.watches):
+            if isinstance(watch.part, Child):
+                watch.part.ask()
         for watch in reversed(self.watches):
             try:
                 watch.part.stop()

@@ -27,6 +27,11 @@ def test_the_last_result_of_each_check_and_job_and_what_is_overdue_can_be_scrape
     verification.verify(EVERYTHING)
     jobs.run("expire_holds", lambda: "ended 0")
     rows("UPDATE hold SET expires_at = clock_timestamp() - interval '100 seconds'")
+    jobs.run("verify", lambda: "done")
+    rows(
+        "UPDATE job_run SET state = 'aside', period = period - interval '1 hour',"
+        " done_period = done_period - interval '2 hours' WHERE name = 'verify'"
+    )
     CheckRun.objects.filter(name__startswith="V04").update(ok=False)
 
     answer = Client().get("/metrics", headers={"Accept": "application/openmetrics-text"})
@@ -39,6 +44,10 @@ def test_the_last_result_of_each_check_and_job_and_what_is_overdue_can_be_scrape
     assert told['tollbook_check_rows{check="V04"}'] == 1
     assert told['tollbook_job_ok{job="expire_holds"}'] == 1
     assert told["tollbook_holds_overdue"] == 1
+    assert told['tollbook_job_lag_seconds{job="expire_holds"}'] < 60
+    assert told['tollbook_job_aside{job="expire_holds"}'] == 0
+    assert told['tollbook_job_aside{job="verify"}'] == 1
+    assert 3600 <= told['tollbook_job_lag_seconds{job="verify"}'] < 2 * 3600
     # Three whole months lie ahead.
     assert 89 <= told["tollbook_partition_days"] <= 123
     assert 100 <= told["tollbook_holds_overdue_seconds"] < 200

@@ -12,7 +12,7 @@ from psycopg.errors import LockNotAvailable
 from core import ids
 from core.schedule import JOBS, Job
 from ops import approvals, jobs, mails
-from ops.models import Approval, JobRun, Mail, WebhookDelivery, WebhookEndpoint
+from ops.models import Approval, JobPeriod, JobRun, Mail, WebhookDelivery, WebhookEndpoint
 from orgs.audit import Actor
 from orgs.models import AuditEntry, User
 from tests import desk
@@ -47,6 +47,22 @@ def test_the_last_run_of_each_job_is_shown(root: Client) -> None:
     assert [row.name for row in desk.read(root, desk.listing(JobRun), q="part").rows] == ["partitions"]
     assert [row.name for row in desk.read(root, desk.listing(JobRun), ok__exact="0").rows] == ["fold_rollups"]
     assert "made none" in desk.read(root, desk.page(JobRun.objects.get(name="partitions"))).text
+    assert desk.counting([shown]) == []
+
+
+def test_how_late_a_job_is_and_its_periods_are_shown(root: Client) -> None:
+    jobs.run("verify", lambda: "27 checks passed")
+    row = JobRun.objects.get()
+    assert row.done_period is not None
+    JobRun.objects.update(period=row.period - timedelta(hours=3), done_period=row.period - timedelta(hours=3))
+    late = int(re.findall(r">(\d+) s<", desk.read(root, desk.listing(JobRun)).text)[0])
+    # Two of its slots have begun since the one that is done ended.
+    assert 2 * 3600 <= late < 3 * 3600
+    page = desk.read(root, desk.page(row))
+    (place,) = re.findall(r'href="([^"]*jobperiod[^"]*)"[^>]*>those that are over', page.text)
+    shown = desk.read(root, place.replace("&amp;", "&"))
+    assert [period.name for period in shown.rows] == ["verify"]
+    assert "27 checks passed" in desk.read(root, desk.page(JobPeriod.objects.get())).text
     assert desk.counting([shown]) == []
 
 
