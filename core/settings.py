@@ -214,8 +214,12 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": (schedule.longest() + timedelta(minutes=5)).total_seconds(),
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
-    # Whoever only wakes a worker does not wait for a broker that is gone.
+    # Whoever only wakes a worker does not wait for a broker that is gone; a worker's own patience is another setting.
     "socket_connect_timeout": 2,
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
 }
 
 # What an event may be (contract 16).

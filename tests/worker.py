@@ -38,8 +38,8 @@ OFTEN = ("expire_holds", "settle_grants")
 class Worker:
     """One worker's process group: the main process, its two that do the tasks, and its beat."""
 
-    def __init__(self, *, folder: Path, environment: dict[str, str]) -> None:
-        self.broker_url = environment["CELERY_BROKER_URL"]
+    def __init__(self, *, folder: Path, environment: dict[str, str], broker: Valkey) -> None:
+        self.broker = broker
         self.log_path = folder / "worker.log"
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -120,7 +120,7 @@ def running(
             "WITHOUT_GUARD": without or "",
             "FOUND": " ".join(found),
         }
-        worker = Worker(folder=folder, environment=environment)
+        worker = Worker(folder=folder, environment=environment, broker=broker)
         worker.launch(failpoint=failpoint)
         try:
             yield worker

@@ -93,6 +93,8 @@ def test_a_task_that_nobody_listed_is_refused() -> None:
 
 def test_no_task_is_handed_out_again_while_it_runs_and_a_dead_worker_loses_none() -> None:
     assert app.conf.broker_transport_options["visibility_timeout"] == 21_900
+    # Whoever publishes tries twice at once and leaves the rest to the sweep: kombu's own patience is six seconds.
+    assert app.conf.broker_transport_options["max_retries"] == 1
     assert app.conf.task_acks_late is True
     assert app.conf.task_reject_on_worker_lost is True
     assert app.conf.worker_prefetch_multiplier == 1

@@ -115,14 +115,14 @@ def test_a_broker_that_is_emptied_and_workers_that_are_killed_in_the_middle_of_e
         await_fact(lambda: stopped(working) is not None)
         child = stopped(working)
         assert child is not None
-        empty(working.broker_url)
+        empty(working.broker.url())
         os.kill(child, signal.SIGKILL)
-        empty(working.broker_url)
+        empty(working.broker.url())
         working.kill9()
         assert rows("SELECT state FROM job_run WHERE name = 'release_quarantine'") == [("running",)]
         working.launch()
         working.await_work()
-        empty(working.broker_url)
+        empty(working.broker.url())
         await_fact(partial(all_done, FOUND))
     assert books_say() == {
         # A dollar less what was quarantined; the hold and the half dollar are over.
@@ -145,15 +145,24 @@ def all_done(names: tuple[str, ...]) -> bool:
     return bool(found[0][0] == len(names))
 
 
-def test_a_worker_that_is_woken_after_a_commit_runs_a_job_between_its_slots(books: Books, tmp_path: Path) -> None:
+def test_a_worker_that_is_woken_after_a_commit_runs_a_job_between_its_slots_and_outlives_its_broker(
+    books: Books, tmp_path: Path
+) -> None:
     with worker.running(folder=tmp_path, url=books.url, found=FOUND) as working:
         working.await_work()
         await_fact(partial(all_done, FOUND))
         began = rows("SELECT started_at, period FROM job_run WHERE name = 'trim_ceilings'")
         with (
-            kombu.Connection(working.broker_url) as broker,
+            kombu.Connection(working.broker.url()) as broker,
             mock.patch.object(app, "send_task", partial(app.send_task, connection=broker)),
         ):
             jobs.wake("billing.tasks.trim_ceilings")
         await_fact(lambda: rows("SELECT started_at, period FROM job_run WHERE name = 'trim_ceilings'") != began)
         assert rows("SELECT period FROM job_run WHERE name = 'trim_ceilings'") == [(began[0][1],)]
+        # A broker that dies and comes back empty is found again.
+        assert working.broker.process is not None
+        working.broker.process.kill()
+        working.broker.stop()
+        working.broker.start()
+        before = swept()
+        await_fact(lambda: swept() > before)
