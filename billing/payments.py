@@ -32,8 +32,9 @@ Purpose = Payment.Purpose
 Method = Payment.Method
 State = Payment.State
 
-# Stripe's pages live for half an hour at least; a page that nobody pays on is wedged in for less than an hour.
-PAGE_LIFE = timedelta(minutes=35)
+# Stripe's pages live for half an hour at least, also one that is asked for again after five minutes; one that nobody
+# pays on keeps others waiting for less than an hour.
+PAGE_LIFE = timedelta(minutes=45)
 # So long the customer has to confirm a charge with their bank.
 ACTION_LIFE = timedelta(minutes=30)
 # Whoever opened a payment asks at once; if they died before, the sweep does.

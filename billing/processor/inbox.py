@@ -24,13 +24,14 @@ from billing.processor.client import Client, InDoubt, Object, Off, Refused
 from billing.processor.facts import Mismatch
 from core import clock, failpoints, ids
 from core.transactions import retry
-from ops import outbox
+from ops import jobs, outbox
 from orgs import audit
 from orgs.audit import Actor
 
 log = logging.getLogger(__name__)
 
 State = StripeEvent.State
+TASK = "billing.tasks.handle_stripe_events"
 
 # Stripe's own default, for the past; and the same for the future, which the SDK lets pass.
 TOLERANCE = timedelta(seconds=300)
@@ -141,6 +142,8 @@ def _keep(raw: bytes, told: _Told) -> Waiting:
             ],
         )  # fmt: skip
     row = StripeEvent.objects.get(stripe_id=told.stripe_id)
+    if row.state == State.RECEIVED:
+        jobs.wake(TASK)
     return Waiting(row.pk, row.state == State.RECEIVED)
 
 

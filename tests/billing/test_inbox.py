@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from billing import payments
-from billing.models import Payment, StripeEvent, TopUp
-from billing.processor import customers, facts, inbox
+from billing.models import Payment, StripeCustomer, StripeEvent, TopUp
+from billing.processor import client, facts, inbox
 from core import failpoints
 from orgs.models import AuditEntry
 from tests.billing.paying import (
@@ -223,7 +222,7 @@ def test_an_event_that_cannot_be_handled_is_parked_in_the_end_and_somebody_is_to
 
 
 def test_events_that_nobody_handles_and_other_peoples_objects_are_ignored(books: Books, fake: StripeFake) -> None:
-    at = inbox.client.connect()
+    at = client.connect()
     other = at.create_customer({"name": "somebody else's"}, key="other")
     card = fake.save_card(other["id"])
     at.create_intent(
@@ -259,7 +258,7 @@ def test_what_does_not_fit_is_parked_and_credited_to_nobody(
     acme = with_card(fake)
     fake.fail("reset", "POST", "/v1/payment_intents")
     made = asked(acme, method="card")
-    payments.Payment.objects.filter(pk=made.pk).update(intent_id=_only(fake, "pi")["id"])
+    Payment.objects.filter(pk=made.pk).update(intent_id=_only(fake, "pi")["id"])
     with fake.state.lock:
         _only(fake, "pi").update(changed)
     deliver(fake, *fake.webhooks.events("payment_intent.succeeded"))
@@ -279,10 +278,10 @@ def test_a_payment_of_our_customer_that_we_never_asked_for_is_for_a_person_to_lo
     books: Books, fake: StripeFake
 ) -> None:
     acme = with_card(fake)
-    customer = customers.StripeCustomer.objects.get(pk=acme.pk).stripe_id
+    customer = StripeCustomer.objects.get(pk=acme.pk).stripe_id
     assert customer is not None
     card = fake.save_card(customer)
-    inbox.client.connect().create_intent(
+    client.connect().create_intent(
         {
             "amount": 900, "currency": "usd", "customer": customer, "payment_method": card, "confirm": True,
             "off_session": True,
@@ -366,12 +365,12 @@ def _kind(fake: StripeFake, name: str) -> str:
 
 def test_cards_follow_stripe(books: Books, fake: StripeFake) -> None:
     acme = with_card(fake)
-    customer = customers.StripeCustomer.objects.get(pk=acme.pk).stripe_id or ""
+    customer = StripeCustomer.objects.get(pk=acme.pk).stripe_id or ""
     assert cards_of(acme) == [("4242", True)]
     fake.save_card(customer, "5555555555554444", default=True)
     deliver(fake)
     assert cards_of(acme) == [("4242", False), ("4444", True)]
-    at = inbox.client.connect()
+    at = client.connect()
     at.detach(at.cards(customer=customer)[0]["id"], key="detach")
     deliver(fake)
     assert len(cards_of(acme)) == 1
@@ -393,8 +392,10 @@ def test_a_process_that_is_killed_while_it_handles_an_event_leaves_it_waiting_or
     fake.pay(asked(acme).session_id or "")
     (event,) = fake.webhooks.events("payment_intent.succeeded")
     post(fake, event)
-    told = {"event_id": str(StripeEvent.objects.get().pk), "base": fake.base_url, "key": fake.api_key}
-    ended = nursery.run("tests.billing.paying:handle_alone", dies_at=place, **told)
+    ended = nursery.run(
+        "tests.billing.paying:handle_alone", dies_at=place, event_id=str(StripeEvent.objects.get().pk),
+        base=fake.base_url, key=fake.api_key,
+    )  # fmt: skip
     assert ended.died, ended.error
     done = place == "payment.after_commit"
     assert (handled()[event], standing(acme).posted) == (("processed", 50) if done else ("received", 0))

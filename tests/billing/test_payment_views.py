@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from billing.models import Payment, Recharge, TopUp
+from billing.models import Payment, Recharge, StripeCustomer, TopUp
 from billing.processor import customers, inbox
 from billing.processor.client import connect
 from core import ids
+from orgs.models import Organization
 from tests.billing.paying import (
     ASKS_ALWAYS,
     DECLINED,
@@ -43,7 +44,7 @@ def buy(by: Caller, body: Mapping[str, Any] | None = None, *, key: str | None = 
 
 def save_card(fake: StripeFake, number: str) -> None:
     """A card of the one organization there is."""
-    owner = world.Organization.objects.get(slug="acme")
+    owner = Organization.objects.get(slug="acme")
     customer = customers.ensure(owner.pk, at=connect())
     fake.save_card(customer, number)
     customers.sync(customer, at=connect())
@@ -167,7 +168,7 @@ def test_browsers_come_back_to_https_or_to_us(books: Books, fake: StripeFake) ->
 def test_a_key_is_needed_and_a_scope(books: Books, fake: StripeFake) -> None:
     acme = caller()
     assert buy(acme, key=None).status_code == 400
-    plain = Caller("plain", world.organization_key(world.Organization.objects.get(slug="acme")).secret)
+    plain = Caller("plain", world.organization_key(Organization.objects.get(slug="acme")).secret)
     assert buy(plain).status_code == 403
     assert plain.get("/v1/payment_methods").status_code == 403
     assert TopUp.objects.count() == 0
@@ -239,8 +240,8 @@ def test_a_card_is_saved_on_stripes_page_shown_and_let_go(books: Books, fake: St
 def test_a_customer_deleted_at_stripe_is_made_anew(books: Books, fake: StripeFake) -> None:
     acme = caller()
     save_card(fake, "4242424242424242")
-    owner = world.Organization.objects.get(slug="acme")
-    customers._forget(customers.StripeCustomer.objects.get(pk=owner.pk).stripe_id or "")
+    owner = Organization.objects.get(slug="acme")
+    customers._forget(StripeCustomer.objects.get(pk=owner.pk).stripe_id or "")
     assert cards_of(owner) == []
     assert buy(acme).json()["status"] == "requires_action"
     assert len(list(fake.state.all("cus"))) == 2

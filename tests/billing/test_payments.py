@@ -3,6 +3,7 @@
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -21,12 +22,12 @@ from tests.proofs import proves
 __all__ = ["fake"]
 
 
-def mean(owner: Organization, subject: object, usd: str = "10") -> Payment:
+def mean(owner: Organization, subject: UUID, usd: str = "10") -> Payment:
     """A payment for an invoice."""
     with transaction.atomic():
         return payments.open_one(
             organization_id=owner.pk, purpose="invoice", subject_id=subject, amount_usd=Decimal(usd), method="checkout"
-        )  # type: ignore[arg-type]
+        )
 
 
 @proves("S10", guard="one_payment_is_open")

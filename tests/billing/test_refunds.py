@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 from django.db import transaction
 
-from billing import adjustments, payments, refunds, settlement
-from billing.models import Payment, Refund
+from billing import adjustments, payments, refunds, settlement, topups
+from billing.models import Payment, PaymentCard, Refund, TopUp
 from billing.processor import client, facts
 from core import errors
 from ops import approvals
@@ -199,13 +199,11 @@ def test_a_refund_that_stripe_refuses_gives_the_money_back(books: Books, fake: S
 def test_the_tax_of_a_payment_goes_back_with_it_to_the_last_cent(books: Books, fake: StripeFake) -> None:
     acme = with_card(fake)
     with transaction.atomic():
-        from billing import topups
-
         row = topups.open_one(organization_id=acme.pk, amount_usd=Decimal(10), by=BY)
-        topups.TopUp.objects.filter(pk=row.pk).update(tax_usd=Decimal("1.90"))
+        TopUp.objects.filter(pk=row.pk).update(tax_usd=Decimal("1.90"))
         made = payments.open_one(
             organization_id=acme.pk, purpose="topup", subject_id=row.pk, amount_usd=Decimal("11.90"),
-            tax_usd=Decimal("1.90"), method="card", card=payments.PaymentCard.objects.get(),
+            tax_usd=Decimal("1.90"), method="card", card=PaymentCard.objects.get(),
         )  # fmt: skip
     settlement.ask(made.pk)
     assert (standing(acme).posted, account("taxes")) == (10, Decimal("1.90"))
@@ -240,8 +238,9 @@ def test_a_process_that_is_killed_while_it_refunds_refunds_once(
     acme = with_card(fake)
     made = asked(acme, method="card")
     row = refunds.ask(payment_id=made.pk, amount_usd=Decimal(30), reason="a test", by=BY)
-    told = {"refund_id": str(row.pk), "base": fake.base_url, "key": fake.api_key}
-    ended = nursery.run("tests.billing.paying:refund_alone", dies_at=place, **told)
+    ended = nursery.run(
+        "tests.billing.paying:refund_alone", dies_at=place, refund_id=str(row.pk), base=fake.base_url, key=fake.api_key
+    )
     assert ended.died, ended.error
     assert standing(acme).posted == 20
     # That process went by the machine's clock.

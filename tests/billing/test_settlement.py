@@ -105,7 +105,7 @@ def test_a_bank_that_asks_a_customer_who_is_not_there_declines(books: Books, fak
 def test_a_page_that_nobody_pays_on_is_over_within_the_hour(books: Books, fake_clock: Clock, fake: StripeFake) -> None:
     acme = organization("acme")
     made = asked(acme)
-    later(fake, fake_clock, timedelta(minutes=34))
+    later(fake, fake_clock, timedelta(minutes=44))
     assert again(made).state == "requires_action"
     later(fake, fake_clock, timedelta(minutes=6))
     assert (again(made).state, again(made).failure_code) == ("canceled", "expired")
