@@ -19,7 +19,7 @@ next one (docs/adr/0019-invoices-close-periods.md).
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -483,14 +483,37 @@ def _draft(worked: Sequence[Worked]) -> list[str]:
         return []
     invoices.write([one.draft for one in mine if one.draft is not None and _fits(one.draft)])
     failpoints.reach("close.after_documents")
-    BillingPeriod.objects.bulk_update(
-        locked.values(),
-        ["state", "charged_usd", "closing_usd", "overdraft_usd", "carried_usd", "parked_for", "drafted_at",
-         "finalize_at", "finalized_at"],
-    )  # fmt: skip
+    _store(locked.values())
     BillingPeriod.objects.bulk_create([_next(one) for one in mine], ignore_conflicts=True)
     failpoints.reach("close.before_commit")
     return [row.state for row in locked.values()]
+
+
+_STORE = """
+    UPDATE billing_period p SET state = w.state, charged_usd = w.charged, closing_usd = w.closing,
+        overdraft_usd = w.overdraft, carried_usd = w.carried, parked_for = w.parked_for, drafted_at = w.drafted_at,
+        finalize_at = w.finalize_at, finalized_at = w.finalized_at
+    FROM unnest(%s::uuid[], %s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::text[],
+        %s::timestamptz[], %s::timestamptz[], %s::timestamptz[])
+        AS w (id, state, charged, closing, overdraft, carried, parked_for, drafted_at, finalize_at, finalized_at)
+    WHERE p.id = w.id
+"""
+
+
+def _store(periods_drafted: Collection[BillingPeriod]) -> None:
+    """Keep what drafting made of periods: one statement."""
+    columns = zip(
+        *(
+            (
+                row.pk, str(row.state), row.charged_usd, row.closing_usd, row.overdraft_usd, row.carried_usd,
+                row.parked_for, row.drafted_at, row.finalize_at, row.finalized_at,
+            )
+            for row in periods_drafted
+        ),
+        strict=True,
+    )  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_STORE, [list(column) for column in columns])
 
 
 def _fits(draft: Draft) -> bool:

@@ -102,12 +102,10 @@ def test_a_payment_counts_once_for_each_reference(owing: tuple[Organization, Inv
     first = receive(invoice, "10.00", "pi_1")
     assert receive(invoice, "10.00", "pi_1").pk == first.pk
     assert again(invoice).open_usd == USD("22.13")
-    for change in (
-        lambda: receive(invoice, "10.01", "pi_1"),
-        lambda: receive(invoice, "10.00", "pi_1", Account.BANK),
-    ):
-        with pytest.raises(TransferConflict):
-            change()
+    with pytest.raises(TransferConflict):
+        receive(invoice, "10.01", "pi_1")
+    with pytest.raises(TransferConflict):
+        receive(invoice, "10.00", "pi_1", Account.BANK)
 
 
 @pytest.mark.one_database
