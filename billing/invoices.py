@@ -548,7 +548,7 @@ def _issue_receipt(topup_id: UUID) -> bool:
         return False
     profile = profiles.of(topup.organization_id)
     net = rounding.to_cents(topup.amount_usd)
-    tax: Decimal = getattr(topup, "tax_usd", money.ZERO)
+    tax = Decimal(topup.tax_usd)
     receipt = Invoice.objects.create(
         organization_id=topup.organization_id, legal_entity=profile.legal_entity, kind=Kind.RECEIPT, topup=topup,
         zone=profile.organization.time_zone, starts_at=topup.settled_at, ends_at=topup.settled_at,

@@ -27,6 +27,7 @@ from tests.billing.months import (
     lines,
     receive,
     sold,
+    taxed,
     use,
 )
 from tests.billing.world import assert_sound, organization, rows, standing
@@ -276,3 +277,19 @@ def test_each_paid_top_up_gets_one_receipt(books: Books) -> None:
     assert (found.total_usd, found.tax_usd) == (USD("12.50"), 0)
     assert lines(found) == [("topup", "12.5", "12.50")]
     assert_sound()
+
+
+def test_a_receipt_says_what_tax_was_taken_and_why(calendar: Clock) -> None:
+    acme = organization("acme")
+    taxed("DE")
+    profiles.set_profile(organization_id=acme.pk, fields={"country": "DE"}, by=ADA)
+    paid = {"organization": acme, "amount_usd": USD("10.50"), "state": "succeeded", "settled_at": calendar.at}
+    TopUp.objects.create(**paid, tax_usd=USD("2.00"), created_at=calendar.at)
+    # Of one that was paid under another rule only the amount is known.
+    TopUp.objects.create(**paid, tax_usd=USD("0.30"), created_at=calendar.at)
+    assert invoices.issue_receipts() == 2
+    first, second = sorted(documents(acme), key=lambda one: -one.tax_usd)
+    assert (first.subtotal_usd, first.tax_usd, first.total_usd) == (USD("10.50"), USD("2.00"), USD("12.50"))
+    assert (first.tax_percent, first.tax_name, first.tax_treatment) == (19, "VAT", "domestic")
+    assert (second.total_usd, second.tax_percent, second.tax_treatment) == (USD("10.80"), 0, "")
+    assert invoices.issue_receipts() == 0
