@@ -107,14 +107,16 @@ def open_missing() -> int:
         made += len(rows)
 
 
-def close_due() -> Closed:
-    """Draft every period that is over, and open those that follow. Many workers may run it at once."""
+def close_due(*, until: datetime | None = None) -> Closed:
+    """Draft every period that is over, and open those that follow. Many workers may run it at once.
+
+    What is left at ``until`` waits for the next run.
+    """
     opened, drafted, finalized, parked = open_missing(), 0, 0, 0
-    while True:
-        until = rollups.folded_until()
-        chunk = _pick("state = 'open' AND ends_at <= %s", until)
+    while until is None or clock.now() < until:
+        chunk = _pick("state = 'open' AND ends_at <= %s", rollups.folded_until())
         if not chunk:
-            return Closed(opened, drafted, finalized, parked)
+            break
         worked = work_out(chunk)
         failpoints.reach("close.after_snapshot")
         done = Counter(retry(lambda worked=worked: _draft(worked)))  # type: ignore[misc]
@@ -122,12 +124,16 @@ def close_due() -> Closed:
         drafted += done[State.DRAFTED]
         finalized += done[State.FINALIZED]
         parked += done[State.PARKED]
+    return Closed(opened, drafted, finalized, parked)
 
 
-def finalize_due() -> Closed:
-    """Finalize every draft whose grace is over. Many workers may run it at once."""
+def finalize_due(*, until: datetime | None = None) -> Closed:
+    """Finalize every draft whose grace is over. Many workers may run it at once. ``until`` as in ``close_due``."""
     finalized = parked = 0
-    while chunk := _pick("state = 'drafted' AND finalize_at <= %s", _now()):
+    while until is None or clock.now() < until:
+        chunk = _pick("state = 'drafted' AND finalize_at <= %s", _now())
+        if not chunk:
+            break
         done = Counter(_finalize_all(chunk))
         finalized += done[State.FINALIZED]
         parked += done[State.PARKED]

@@ -24,6 +24,8 @@ from ops import jobs
 
 # A run ends before the next one begins, so a long act keeps one worker and not all of them.
 RERATING_RUN = timedelta(seconds=45)
+# A month of many organizations takes several runs.
+CLOSING_RUN = timedelta(minutes=4)
 
 
 @shared_task
@@ -98,13 +100,13 @@ def recharge() -> str:
 @shared_task
 def close_periods() -> str:
     """Draft the periods that are over."""
-    return jobs.run("close_periods", lambda: closing.told(closing.close_due()))
+    return jobs.run("close_periods", lambda: closing.told(closing.close_due(until=clock.now() + CLOSING_RUN)))
 
 
 @shared_task
 def finalize_invoices() -> str:
     """Finalize the drafts whose grace is over."""
-    return jobs.run("finalize_invoices", lambda: closing.told(closing.finalize_due()))
+    return jobs.run("finalize_invoices", lambda: closing.told(closing.finalize_due(until=clock.now() + CLOSING_RUN)))
 
 
 @shared_task

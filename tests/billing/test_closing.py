@@ -214,6 +214,17 @@ def test_a_grace_passes_before_a_draft_is_final(calendar: Clock) -> None:
         closing.finalize(period_id=period.pk, by=ADA)
 
 
+def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(calendar: Clock) -> None:
+    acme = sold("acme")
+    use(acme)
+    go_to(calendar, "2031-06-03T00:00:00Z")
+    fold()
+    assert closing.close_due(until=calendar.at) == closing.Closed(opened=1)
+    assert closing.close_due(until=calendar.at + DAY).drafted == 1
+    assert closing.finalize_due(until=calendar.at) == closing.Closed()
+    assert closing.finalize_due(until=calendar.at + DAY).finalized == 1
+
+
 def test_another_zone_counts_from_the_next_period_on(calendar: Clock) -> None:
     acme = organization("acme", usd="1")
     closing.close_due()
