@@ -7,15 +7,20 @@ change only what is filled in.
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 
 from django import forms
 from django.contrib import admin, messages
-from django.http import HttpRequest
-from django.urls import reverse
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
-from billing import bank, closing, invoices, profiles
+from billing import bank, closing, invoices, issued, profiles
+from billing.documents import csv
+from billing.documents.document import Contradiction
 from billing.models import (
     BankTransfer,
     BillingPeriod,
@@ -29,8 +34,8 @@ from billing.models import (
     TaxRate,
 )
 from billing.money_admin import ReasonForm, first, wallet_link, when
-from core import errors, ids, money
-from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section
+from core import errors, ids, lists, money
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, Tool
 from core.markup import NOTHING, as_facts, link, stamp, table
 from metering.admin import find_organization
 from ops.admin import SUBJECTS, question_table, questions
@@ -163,6 +168,40 @@ class InvoiceAdmin(ActsAdmin[Any]):
             _give_up, form=ReasonForm, facts=_stands, possible=_is_open,
         ),
     )  # fmt: skip
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the document itself, as PDF and as CSV."""
+        own = [
+            path(
+                f"<path:object_id>/{ending}/", self.admin_site.admin_view(partial(self.download, ending=ending)),
+                name=f"{self.page}_{ending}",
+            )
+            for ending in ("pdf", "csv")
+        ]  # fmt: skip
+        return [*own, *super().get_urls()]
+
+    def tools(self, request: HttpRequest, row: Invoice) -> list[Tool]:
+        """The document, and what can be done about it."""
+        files = [Tool(name, self.place_of(row, name.lower())) for name in ("PDF", "CSV")]
+        return [*files, *super().tools(request, row)]
+
+    def download(self, request: HttpRequest, object_id: str, *, ending: str) -> HttpResponseBase:
+        """The document as a file. Raises Django's ``PermissionDenied`` or ``Http404``."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        if ending == "csv":
+            return lists.csv_answer(issued.file_name(row), csv.COLUMNS, csv.rows(issued.document(row)))
+        try:
+            drawn = issued.printed(row)
+        except Contradiction as error:
+            self.message_user(request, f"It does not add up and is not printed: {error}.", messages.ERROR)
+            return HttpResponseRedirect(self.place_of(row))
+        answer = HttpResponse(drawn, content_type="application/pdf")
+        answer["Content-Disposition"] = f'inline; filename="{issued.file_name(row)}.pdf"'
+        return answer
 
     @admin.display(description="document")
     def shown(self, row: Invoice) -> str:

@@ -142,7 +142,7 @@ class InvoiceDetail(APIView):
         """What the document says, and where each line's records are."""
         invoice = issued.find(_owner(request), invoice_id)
         if lists.wants_csv(request):
-            return lists.csv_answer(file_name(invoice), csv.COLUMNS, csv.rows(issued.document(invoice)))
+            return lists.csv_answer(issued.file_name(invoice), csv.COLUMNS, csv.rows(issued.document(invoice)))
         return Response(show_invoice_detail(invoice))
 
 
@@ -176,7 +176,7 @@ class InvoicePdf(APIView):
             raise errors.NotAcceptable
         invoice = issued.find(_owner(request), invoice_id)
         answer = HttpResponse(issued.printed(invoice), content_type="application/pdf")
-        answer["Content-Disposition"] = f'attachment; filename="{file_name(invoice)}.pdf"'
+        answer["Content-Disposition"] = f'attachment; filename="{issued.file_name(invoice)}.pdf"'
         return answer
 
 
@@ -230,8 +230,3 @@ def _mean(invoice: Invoice, way: Way) -> Payment:
         amount_usd=invoice.open_usd, tax_usd=invoice.open_tax_usd, method=way.method,
         card=card_of(invoice.organization_id, way), success_url=way.success_url, cancel_url=way.cancel_url,
     )  # fmt: skip
-
-
-def file_name(invoice: Invoice) -> str:
-    """What a download of it is called, without an ending: prefix, year and digits, or its id."""
-    return invoice.number or ids.show("inv", invoice.pk)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.db.models import Q, QuerySet
 
-from billing import taxes
+from billing import profiles, taxes
 from billing.documents import pdf
 from billing.documents.document import Document, Kind, Line, Movement, Party, Tax, cents, count
 from billing.models import Account, Invoice, InvoiceLine, InvoiceSettlement
@@ -112,14 +112,23 @@ def usage_query(invoice: Invoice, line: InvoiceLine) -> str | None:
     return urlencode(asked)
 
 
+def file_name(invoice: Invoice) -> str:
+    """What a file of it is called, without an ending: its number (a prefix, a year and digits), or its id."""
+    return invoice.number or ids.show("inv", invoice.pk)
+
+
 def printed(invoice: Invoice) -> bytes:
     """A document as PDF. Raises ``Contradiction`` for one that does not add up."""
     return pdf.draw(document(invoice))
 
 
 def document(invoice: Invoice) -> Document:
-    """What a document says: the parties as they were when it was issued, payments as they are now."""
+    """What a document says: the parties as they were when it was issued, payments as they are now.
+
+    A draft names the parties as they would stand on it now, and no tax yet.
+    """
     rows = lines(invoice)
+    seller, buyer = _parties(invoice)
     names = _names(rows)
     corrected = invoice.corrects.number if invoice.corrects is not None else None
     return Document(
@@ -127,8 +136,8 @@ def document(invoice: Invoice) -> Document:
         number=invoice.number or "",
         reference=ids.show("inv", invoice.pk),
         state=invoice.state,
-        seller=_party(invoice.seller),
-        buyer=_party(invoice.buyer),
+        seller=_party(seller),
+        buyer=_party(buyer),
         zone=invoice.zone,
         issued_at=invoice.issued_at,
         due_at=invoice.due_at,
@@ -150,6 +159,14 @@ def document(invoice: Invoice) -> Document:
     )
 
 
+def _parties(invoice: Invoice) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Who sells and who buys."""
+    if invoice.state != Invoice.State.DRAFT:
+        return invoice.seller, invoice.buyer
+    profile = profiles.of(invoice.organization_id)
+    return vars(profile.legal_entity), {**vars(profile), "name": profile.name or profile.organization.name}
+
+
 def _party(told: Mapping[str, Any]) -> Party:
     return Party(**{name: told.get(name) or "" for name in ("name", "address", "country", "vat_id", "email")})
 
@@ -169,6 +186,8 @@ def _taxes(invoice: Invoice) -> tuple[Tax, ...]:
 
 def _notes(invoice: Invoice) -> tuple[str, ...]:
     """What has to be said of tax that is not there."""
+    if invoice.state == Invoice.State.DRAFT and invoice.kind == Invoice.Kind.INVOICE:
+        return ("This is a draft. It may change, and tax is added when it is finalized.",)
     if invoice.kind == Invoice.Kind.STATEMENT:
         return ("This statement is no invoice: nothing is due on it.",)
     if invoice.tax_treatment == taxes.REVERSE_CHARGE:

@@ -115,8 +115,7 @@ def _link(path: str) -> str:
 def attachment(key: str) -> Attachment:
     """The document that a mail names, as it is when the mail is sent."""
     invoice = Invoice.objects.select_related("corrects").get(pk=key)
-    name = f"{invoice.number or ids.show('inv', invoice.pk)}.pdf"
-    return Attachment(name, issued.printed(invoice), "application/pdf")
+    return Attachment(f"{issued.file_name(invoice)}.pdf", issued.printed(invoice), "application/pdf")
 
 
 def _billing(news: News) -> Collection[str]:

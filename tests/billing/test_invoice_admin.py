@@ -1,13 +1,17 @@
 """The desk's pages of invoicing: everything can be read, and each act calls its verb."""
 
 from decimal import Decimal
+from io import BytesIO
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from pypdf import PdfReader
 
 from billing import closing
+from billing.documents.document import Contradiction
 from billing.models import BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate
 from ops import approvals
 from ops.models import Approval
@@ -146,3 +150,38 @@ def test_who_may_only_look_sees_no_buttons(owing: Organization) -> None:
     refused = clerk.post(reverse("admin:billing_invoice_void", args=[document(owing).pk]), {"reason": "no"})
     assert refused.status_code == 403
     assert document(owing).state == "open"
+
+
+def test_a_document_can_be_read_as_a_file_a_draft_too(root: Client, owing: Organization, calendar: Clock) -> None:
+    use(owing, events=2)
+    go_to(calendar, "2031-07-01T00:20:00Z")
+    fold()
+    assert closing.close_due().drafted == 1
+    issued, draft = documents(owing)
+    page = desk.read(root, reverse("admin:billing_invoice_change", args=[issued.pk])).text
+    assert "PDF" in page
+    assert "CSV" in page
+    shown = {}
+    for row in (issued, draft):
+        answer = root.get(reverse("admin:billing_invoice_pdf", args=[row.pk]))
+        assert answer.headers["Content-Type"] == "application/pdf"
+        (only,) = PdfReader(BytesIO(answer.content)).pages
+        shown[row.pk] = only.extract_text()
+    assert "TB-2031-000001" in shown[issued.pk]
+    assert "DRAFT" not in shown[issued.pk]
+    for part in ("DRAFT", "Tollbook", "acme", "tax is added when it is finalized", "0.54"):
+        assert part in shown[draft.pk], part
+    rows = root.get(reverse("admin:billing_invoice_csv", args=[issued.pk]))
+    assert b"TB-2031-000001,invoice,total" in b"".join(rows.streaming_content)  # type: ignore[attr-defined]
+    stranger = desk.clerk("view_taxrate")
+    for ending in ("pdf", "csv"):
+        assert stranger.get(reverse(f"admin:billing_invoice_{ending}", args=[issued.pk])).status_code == 403
+
+
+def test_a_document_that_does_not_add_up_is_not_printed_and_says_so(root: Client, owing: Organization) -> None:
+    invoice = document(owing)
+    with mock.patch("billing.issued.document", side_effect=Contradiction("the lines and the subtotal differ")):
+        answer = root.get(reverse("admin:billing_invoice_pdf", args=[invoice.pk]))
+    assert answer.status_code == 302
+    followed = root.get(reverse("admin:billing_invoice_change", args=[invoice.pk])).content.decode()
+    assert "It does not add up and is not printed" in followed
