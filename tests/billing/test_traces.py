@@ -67,3 +67,19 @@ def test_every_line_of_usage_leads_to_records_that_add_up_to_it_and_to_prices_an
     pdf = caller.get(f"/v1/invoices/{listed['id']}/pdf", accept="application/pdf")
     assert pdf.content.startswith(b"%PDF-")
     assert ids.show("inv", months.document(owner).pk) == listed["id"]
+
+
+def test_a_statement_adds_up_also_where_half_a_cent_is_left(calendar: Clock) -> None:  # noqa: F811
+    owner = world.organization("acme")
+    months.buy(owner, "10.01")
+    months.go_to(calendar, "2031-06-10T12:00:00Z")
+    months.close(calendar)
+    # 2,000 × 2.50, per million: the balance is 10.005, of which half a cent cannot be shown.
+    months.use(owner, model="gpt-4o", input_tokens=2000)
+    months.go_to(calendar, "2031-07-02T12:00:00Z")
+    months.close(calendar)
+    first, second = months.documents(owner)
+    assert (first.closing_usd, second.opening_usd) == (D("10.01"), D("10.01"))
+    assert (second.exact_usd, second.subtotal_usd, second.closing_usd) == (D("-0.005"), D("0.00"), D("10.01"))
+    for each in (first, second):
+        assert issued.printed(each).startswith(b"%PDF-")
