@@ -690,6 +690,18 @@ def test_fees_are_rounded_half_a_cent_up() -> None:
     assert [money.fee(cents) for cents in (5000, 50, 1017, 500)] == [175, 31, 59, 45]
 
 
+def test_a_charge_may_wait_for_what_stripe_kept_of_it(desk: Desk) -> None:
+    desk.fake.state.balance_waits = True
+    paid = desk.charge(5000)
+    assert desk.api.charges.retrieve(paid.latest_charge).balance_transaction is None
+    assert desk.api.balance_transactions.list().data == []
+    assert (desk.fake.settle_charges(), desk.fake.settle_charges()) == (1, 0)
+    [kept] = desk.api.balance_transactions.list().data
+    assert desk.api.charges.retrieve(paid.latest_charge).balance_transaction == kept.id
+    assert desk.kinds()[-2:] == ["payment_intent.succeeded", "charge.updated"]
+    assert desk.fake.balance() == 4825
+
+
 def test_funds_become_available_and_leave_for_the_bank(desk: Desk) -> None:
     desk.charge(5000)
     desk.fake.charge_fee(200)

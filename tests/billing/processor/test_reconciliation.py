@@ -91,6 +91,22 @@ def test_an_event_that_never_came_is_fetched_and_handled(books: Books, fake: Str
     assert rows("SELECT count(*) FROM stripe_event") == before
 
 
+def test_a_fee_that_nobody_told_us_is_booked_once(books: Books, fake: StripeFake, fake_clock: Clock) -> None:
+    fake.state.balance_waits = True
+    acme = organization("acme")
+    payment = paid(fake, acme, "50")
+    assert (payment.state, payment.fee_usd, clearing()) == ("succeeded", None, Decimal(50))
+    # No event of it comes.
+    fake.settle_charges()
+    assert reconciliation.reconcile().looked == 1
+    assert (again(payment).fee_usd, clearing()) == (Decimal("1.75"), Decimal("48.25"))
+    deliver(fake)
+    pass_by(fake, fake_clock, 3 * DAY)
+    assert reconciliation.reconcile() == (0, 0, 0)
+    assert clearing() == at_stripe(fake)
+    assert_sound()
+
+
 def test_what_was_fetched_is_kept_once_as_stripe_tells_it(books: Books, fake: StripeFake, fake_clock: Clock) -> None:
     acme = organization("acme")
     paid(fake, acme, "50")

@@ -9,8 +9,8 @@ refunds, disputes and signed webhooks. Requests are checked against ``stripe.par
 
 ``python -m tests.fakes.stripe --port 4242 --webhook URL`` runs it by itself.
 
-What it leaves out, knowing: other currencies than usd; taxes, invoices and subscriptions of Stripe's
-own; ``charge.updated`` and the moments in which a charge has no balance transaction yet.
+What it leaves out, knowing: other currencies than usd; other methods than cards; taxes, invoices and subscriptions of
+Stripe's own. A charge has its balance transaction at once, unless ``state.balance_waits`` is set.
 """
 
 from tests.fakes.stripe.errors import Refusal

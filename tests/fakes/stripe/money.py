@@ -289,10 +289,8 @@ def charge(state: State, intent: Json, method: Json) -> Json:
     made = state.add(
         shapes.charge(state.new_id("ch"), intent=intent, method=method, created=now, livemode=state.livemode)
     )
-    transaction = book(
-        state, kind="charge", category="charge", amount=made["amount"], fee=fee(made["amount"]), source=made["id"]
-    )
-    made["balance_transaction"] = transaction["id"]
+    if not state.balance_waits:
+        _settle_charge(state, made)
     intent |= {
         "amount_received": intent["amount"],
         "last_payment_error": None,
@@ -307,6 +305,22 @@ def charge(state: State, intent: Json, method: Json) -> Json:
         state.aside[method["id"]]["set_up"] = True
     state.emit("payment_intent.succeeded", intent)
     return intent
+
+
+def _settle_charge(state: State, made: Json) -> None:
+    transaction = book(
+        state, kind="charge", category="charge", amount=made["amount"], fee=fee(made["amount"]), source=made["id"]
+    )
+    made["balance_transaction"] = transaction["id"]
+
+
+def settle_charges(state: State) -> int:
+    """What waited for its balance transaction gets one; how many those were."""
+    waiting = [one for one in state.all("ch") if one["paid"] and one["balance_transaction"] is None]
+    for made in waiting:
+        _settle_charge(state, made)
+        state.emit("charge.updated", made, previous={"balance_transaction": None})
+    return len(waiting)
 
 
 def _decline(state: State, intent: Json, method: Json, card: Card) -> Json:

@@ -214,6 +214,11 @@ class StripeFake:
             params: Json = {"payment_intent": intent} | ({} if amount is None else {"amount": amount})
             return state.answer(money.new_refund(state, params), None)
 
+    def settle_charges(self) -> int:
+        """Stripe says what it kept of the charges that waited for it (``state.balance_waits`` makes them wait)."""
+        with self._acting() as state:
+            return money.settle_charges(state)
+
     def settle_refund(self, refund: str) -> None:
         """A refund that waited arrives (``state.refunds_wait`` makes them wait)."""
         with self._acting() as state:

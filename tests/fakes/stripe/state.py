@@ -76,6 +76,8 @@ class State:
         self.on_event: Callable[[Json], None] = lambda event: None
         # Whether new refunds wait for ``money.settle_refund``, as with some banks.
         self.refunds_wait = False
+        # Whether charges wait for ``money.settle_charges`` until Stripe says what it kept of them, as it may.
+        self.balance_waits = False
         # What a page needs to know of an object and Stripe does not show: the card of a method, say.
         self.aside: dict[str, Any] = {}
         self.base_url = ""
