@@ -14,6 +14,7 @@ from tests.journeys.neighbours import Caller
 from tests.ops import hooks
 from tests.ops.internet import Answering, Internet, Receiver
 from tests.orgs import world
+from tests.orgs.test_keys import everything
 
 PATH = "/v1/webhook_endpoints"
 
@@ -67,6 +68,19 @@ def test_an_endpoint_is_made_read_changed_rotated_and_deleted(acme: Organization
         "object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False,
     }  # fmt: skip
     assert secret not in caller.get(PATH).content.decode()
+
+
+def test_no_row_and_no_log_line_holds_a_secret(books: Books, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    caller = manager(world.organization("acme"))
+    new = made(caller)
+    rotated = caller.post(f"{PATH}/{new['id']}/rotate_secret").json()
+    kept = everything(books)
+    for secret in (new["secret"], rotated["secret"]):
+        plain = signatures.key_of(secret)
+        for trace in (secret.removeprefix("whsec_"), plain.hex(), repr(plain)[2:-1]):
+            assert trace not in kept
+            assert trace not in caplog.text
 
 
 @pytest.mark.parametrize(
