@@ -455,14 +455,14 @@ def up(*, data_dir: Path, embedded: bool, broker: str, prepare: Callable[[], Non
             _await_ready(web, where)
             for child in others:
                 supervisor.start(child)
+            if embedded and not env.text("EMAIL_HOST", ""):
+                supervisor.say(f"no mail server is set (EMAIL_HOST), so mails are files in {data_dir / 'mail'}")
             if fake is not None:
                 supervisor.say(f"payments are FAKE (STRIPE_FAKE=1): a stand-in for Stripe runs at {fake.base_url}")
             elif not env.text("STRIPE_API_KEY", ""):
                 supervisor.say("payments are off: no STRIPE_API_KEY (STRIPE_FAKE=1 runs a stand-in for Stripe)")
             with contextlib.suppress(OSError):
                 print(f"READY http://{where.netloc}", flush=True)  # noqa: T201 - the line others script against
-            if embedded and not env.text("EMAIL_HOST", ""):
-                supervisor.say(f"no mail server is set (EMAIL_HOST), so mails are files in {data_dir / 'mail'}")
             supervisor.interruptible = False
             supervisor.run(each_tick=chores)
         finally:
