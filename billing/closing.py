@@ -17,6 +17,7 @@ less the open net amounts of earlier invoices. So what is rounded off, a void, o
 next one (docs/adr/0019-invoices-close-periods.md).
 """
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -35,11 +36,13 @@ from billing.corrections import check_reason
 from billing.invoices import Draft, Line, LineKind
 from billing.models import BillingPeriod, BillingProfile, Invoice, TransferKind
 from core import clock, errors, failpoints, ids, money
-from core.transactions import retry
+from core.transactions import RETRYABLE, is_outage, retry, sqlstate
 from metering import rollups
 from metering.rollups import Paid, Window
 from orgs import audit
 from orgs.audit import Actor
+
+log = logging.getLogger(__name__)
 
 State = BillingPeriod.State
 Kind = TransferKind
@@ -117,9 +120,7 @@ def close_due(*, until: datetime | None = None) -> Closed:
         chunk = _pick("state = 'open' AND ends_at <= %s", rollups.folded_until())
         if not chunk:
             break
-        worked = work_out(chunk)
-        failpoints.reach("close.after_snapshot")
-        done = Counter(retry(lambda worked=worked: _draft(worked)))  # type: ignore[misc]
+        done = Counter(_draft_all(chunk))
         failpoints.reach("close.after_commit")
         drafted += done[State.DRAFTED]
         finalized += done[State.FINALIZED]
@@ -468,6 +469,29 @@ def _large(profile: BillingProfile, total: Decimal, trailing: Decimal | None) ->
     return tuple(doubts)
 
 
+def _draft_all(chunk: Sequence[BillingPeriod]) -> list[str]:
+    """Draft periods together; if that fails one by one, and whichever fails alone is parked for a person."""
+    try:
+        worked = work_out(chunk)
+        failpoints.reach("close.after_snapshot")
+        return retry(lambda: _draft(worked))
+    except Exception as error:
+        if is_outage(error):
+            raise
+        log.exception("%d periods could not be drafted", len(chunk))
+        if len(chunk) == 1:
+            parked = _parked(chunk[0].pk, _said(error), State.OPEN)
+            if parked is None:
+                raise
+            return [parked]
+        return [state for period in chunk for state in _draft_all([period])]
+
+
+def _said(error: Exception) -> str:
+    """Why a person should look, where nothing better is known."""
+    return f"{type(error).__name__}: {error}"[:500]
+
+
 @transaction.atomic(durable=True)
 def _draft(worked: Sequence[Worked]) -> list[str]:
     """Write the drafts of periods that are still open, and open those that follow; the states they are left in."""
@@ -559,7 +583,16 @@ def _finalize(worked: Worked) -> str | None:
     try:
         return _finalized(worked)
     except taxes.RateMissing as error:
-        return _parked(worked, str(error))
+        return _parked(worked.period.pk, str(error), State.DRAFTED)
+    except Exception as error:
+        # What may pass is tried again by whoever calls; a database that is gone is gone for all.
+        if is_outage(error) or sqlstate(error) in RETRYABLE:
+            raise
+        log.exception("period %s could not be finalized", worked.period.pk)
+        parked = _parked(worked.period.pk, _said(error), State.DRAFTED)
+        if parked is None:
+            raise
+        return parked
 
 
 @transaction.atomic(durable=True)
@@ -582,8 +615,9 @@ def _finalized(worked: Worked) -> str | None:
 
 
 @transaction.atomic(durable=True)
-def _parked(worked: Worked, why: str) -> str | None:
-    period = _locked(worked)
+def _parked(period_id: UUID, why: str, state: str) -> str | None:
+    rows = BillingPeriod.objects.select_for_update(no_key=True, skip_locked=True)
+    period = rows.filter(pk=period_id, state=state).first()
     return None if period is None else _park(period, why)
 
 

@@ -388,6 +388,26 @@ def test_data_that_would_make_a_wrong_document_parks_it(books: Books, calendar: 
     assert_sound()
 
 
+def test_one_that_cannot_be_worked_out_is_parked_and_holds_up_no_other(
+    calendar: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, *others = crowd(5)
+    closing.open_missing()
+    Organization.objects.filter(pk=broken.pk).update(time_zone="Nowhere/Land")
+    go_to(calendar, JUNE)
+    done = close(calendar)
+    assert (done.drafted, done.finalized, done.parked) == (4, 4, 1)
+    parked = BillingPeriod.objects.get(state="parked")
+    assert parked.organization_id == broken.pk
+    assert "Nowhere/Land" in parked.parked_for
+    assert "could not be drafted" in caplog.text
+    Organization.objects.filter(pk=broken.pk).update(time_zone="UTC")
+    closing.release(period_id=parked.pk, reason="repaired", by=ADA)
+    assert close(calendar).finalized == 1
+    assert len(others) == Invoice.objects.exclude(organization=broken).count()
+    assert_sound()
+
+
 def test_a_rate_of_tax_that_is_missing_parks_the_invoice(calendar: Clock) -> None:
     acme = sold("acme", country="DE")
     profiles.set_entity(slug="default", fields={"country": "DE"}, by=ADA)
