@@ -394,9 +394,8 @@ def _work_out(
             carried = due - rounding.to_cents(due)
     opening_shown = closing_shown = None
     if kind == Invoice.Kind.STATEMENT and (used or moved):
-        opening_shown = rounding.to_cents(before.closing_usd)
-        # By what the lines come to: of half a cent the balance and its change may each have another even neighbour.
-        closing_shown = opening_shown + rounding.to_cents(closing - opening_shown)
+        # The lines lead from one to the other: of half a cent their sum may have another even neighbour.
+        opening_shown, closing_shown = rounding.to_cents(before.closing_usd), rounding.to_cents(closing)
         lines = _stated(usage, moved, before.closing_usd - opening_shown)
     worked = Worked(period, profile, None, charged, closing, overdraft, carried, doubts)
     if not lines:

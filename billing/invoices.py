@@ -89,6 +89,13 @@ class Draft(NamedTuple):
         """What the lines come to."""
         return sum((line.exact_usd for line in self.lines), money.ZERO)
 
+    @property
+    def subtotal_usd(self) -> Decimal:
+        """That in cents; of a statement what leads from one balance to the other, as both are shown."""
+        if self.opening_usd is None or self.closing_usd is None:
+            return rounding.to_cents(self.exact_usd)
+        return self.closing_usd - self.opening_usd
+
 
 def write(drafts: Sequence[Draft]) -> int:
     """Write drafts, one for each period, in the caller's transaction, under the locks of their periods.
@@ -127,7 +134,7 @@ def _told(line: InvoiceLine) -> tuple[Line, Decimal]:
 
 
 def _lines_of(draft: Draft) -> list[tuple[Line, Decimal]]:
-    cents = rounding.apportion([line.exact_usd for line in draft.lines])
+    cents = rounding.apportion([line.exact_usd for line in draft.lines], total=draft.subtotal_usd)
     return list(zip(draft.lines, cents, strict=True))
 
 
@@ -141,7 +148,7 @@ def _replace(changed: Sequence[tuple[Invoice, Draft]]) -> None:
             setattr(row, name, getattr(draft, name))
         row.period_id = draft.period_id
         row.exact_usd = draft.exact_usd
-        row.subtotal_usd = row.total_usd = rounding.to_cents(draft.exact_usd)
+        row.subtotal_usd = row.total_usd = draft.subtotal_usd
     if old:
         InvoiceLine.objects.filter(invoice_id__in=[row.pk for row in old]).delete()
         Invoice.objects.bulk_update(old, [*_HEAD, "exact_usd", "subtotal_usd", "total_usd"])

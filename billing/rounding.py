@@ -11,6 +11,7 @@ from fractions import Fraction
 from core import money
 
 CENT = Decimal("0.01")
+HALF = Decimal("0.005")
 _EXACT = Context(prec=60)
 
 
@@ -24,10 +25,14 @@ def is_cents(amount: Decimal) -> bool:
     return money.holds(amount) and to_cents(amount) == amount
 
 
-def apportion(exact: Sequence[Decimal]) -> list[Decimal]:
-    """Each amount in cents, up or down, so that they add up to the sum in cents; of equal remainders the first."""
+def apportion(exact: Sequence[Decimal], *, total: Decimal | None = None) -> list[Decimal]:
+    """Each amount in cents, up or down, so that they add up to the sum in cents; of equal remainders the first.
+
+    ``total`` is the sum in cents where the other neighbour of half a cent is meant.
+    """
     floors = [amount.quantize(CENT, rounding=ROUND_FLOOR, context=_EXACT) for amount in exact]
-    total = to_cents(sum(exact, money.ZERO))
+    total = to_cents(sum(exact, money.ZERO)) if total is None else total
+    assert abs(total - sum(exact, money.ZERO)) <= HALF
     missing = int((total - sum(floors, money.ZERO)).scaleb(2))
     places = sorted(range(len(exact)), key=lambda place: (floors[place] - exact[place], place))
     for place in places[:missing]:

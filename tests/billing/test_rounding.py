@@ -39,6 +39,14 @@ def test_the_largest_remainders_get_the_missing_cents() -> None:
     assert apportion([]) == []
 
 
+def test_of_half_a_cent_either_neighbour_may_be_meant() -> None:
+    exact = [Decimal("0.003"), Decimal("0.002"), Decimal("1")]
+    assert apportion(exact) == [Decimal("0.00"), Decimal("0.00"), Decimal("1.00")]
+    assert apportion(exact, total=Decimal("1.01")) == [Decimal("0.01"), Decimal("0.00"), Decimal("1.00")]
+    with pytest.raises(AssertionError):
+        apportion(exact, total=Decimal("1.02"))
+
+
 @given(whole=CENTS, of=CENTS, cuts=st.lists(CENTS, max_size=6))
 def test_shares_of_a_whole_that_is_paid_in_parts_add_up(whole: Decimal, of: Decimal, cuts: list[Decimal]) -> None:
     left, tax = whole, of

@@ -14,6 +14,7 @@ from core import ids
 from orgs.models import Organization
 from tests.billing import months
 from tests.billing.months import calendar  # noqa: F401
+from tests.billing.world import assert_sound
 from tests.clocks import Clock
 from tests.journeys.neighbours import Caller
 from tests.orgs import world
@@ -78,8 +79,14 @@ def test_a_statement_adds_up_also_where_half_a_cent_is_left(calendar: Clock) -> 
     months.use(owner, model="gpt-4o", input_tokens=2000)
     months.go_to(calendar, "2031-07-02T12:00:00Z")
     months.close(calendar)
-    first, second = months.documents(owner)
+    months.use(owner, model="gpt-4o", input_tokens=4000)
+    months.go_to(calendar, "2031-08-02T12:00:00Z")
+    months.close(calendar)
+    first, second, third = months.documents(owner)
+    # The even neighbour of 10.005 is 10.00, and the next one begins there.
     assert (first.closing_usd, second.opening_usd) == (D("10.01"), D("10.01"))
-    assert (second.exact_usd, second.subtotal_usd, second.closing_usd) == (D("-0.005"), D("0.00"), D("10.01"))
-    for each in (first, second):
+    assert (second.exact_usd, second.subtotal_usd, second.closing_usd) == (D("-0.005"), D("-0.01"), D("10.00"))
+    assert (third.opening_usd, third.subtotal_usd, third.closing_usd) == (D("10.00"), D("0.00"), D("10.00"))
+    assert_sound()
+    for each in (first, second, third):
         assert issued.printed(each).startswith(b"%PDF-")
