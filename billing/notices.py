@@ -1,11 +1,11 @@
 """News that people get by mail: which message becomes which mail, and to whom.
 
-``NOTICES`` is the one list. ``write`` is called with every message of the outbox, once, inside the transaction that
-hands it on (``ops.outbox``), and leaves a mail for each person who is to know; ``ops.mails`` sends them. A message
-that is not in the list becomes none: that a wallet recovered, or that a top-up was paid (its receipt says so).
+``NOTICES`` and ``ALARMS`` are the one list, ``SILENT`` says what is left out and why. ``write`` is called with every
+message of the outbox, once, inside the transaction that hands it on (``ops.outbox``), and leaves a mail for each person
+who is to know; ``ops.mails`` sends them.
 
 Customers' mails go to the address of the billing profile, else to the members who manage billing. What only finance
-can act on goes to the legal entity's address.
+can act on goes to the legal entity's address; what is about this installation alone, to that of the first legal entity.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -71,20 +71,26 @@ class Letter(NamedTuple):
 def write(message: OutboxMessage) -> None:
     """Leave the mails that follow from a message, inside the caller's transaction; once, however often it is called."""
     assert connection.in_atomic_block, "mails are written with the mark on their message"
-    make = NOTICES.get(message.kind)
-    if make is None or message.organization_id is None:
+    letter, name = _letter(message)
+    if letter is None or not letter.to:
         return
-    organization = message.organization
-    assert organization is not None
-    letter = make(News(message, organization, profiles.of(organization.pk)))
-    if letter is None:
-        return
-    subject, text, html = render(letter, organization)
+    subject, text, html = render(letter, name)
     attachments = [] if letter.invoice is None else [{"kind": PDF, "key": str(letter.invoice.pk)}]
     mails.post(
-        kind=message.kind, organization_id=organization.pk, key=about(message), to=letter.to,
+        kind=message.kind, organization_id=message.organization_id, key=about(message), to=letter.to,
         subject=subject, text=text, html=html, attachments=attachments,
     )  # fmt: skip
+
+
+def _letter(message: OutboxMessage) -> tuple[Letter | None, str]:
+    """What is to be said of a message, if anything, and whom it is about."""
+    organization = message.organization
+    if organization is None:
+        alarm = ALARMS.get(message.kind)
+        return (None if alarm is None else alarm(message)), "this installation"
+    make = NOTICES.get(message.kind)
+    news = News(message, organization, profiles.of(organization.pk))
+    return (None if make is None else make(news)), organization.name
 
 
 def about(message: OutboxMessage) -> str:
@@ -92,14 +98,14 @@ def about(message: OutboxMessage) -> str:
     return ids.show("evt", message.pk)
 
 
-def render(letter: Letter, organization: Organization) -> tuple[str, str, str]:
-    """A letter's subject, text and HTML."""
+def render(letter: Letter, organization: str) -> tuple[str, str, str]:
+    """A letter's subject, text and HTML; ``organization`` is the name of whom it is about."""
     # One line, whatever a name holds: a line end in a header would begin another header.
     subject = " ".join(letter.subject.split())[:SUBJECT_CHARS_MAX]
     told = {
         "letter": letter,
         "subject": subject,
-        "organization": organization.name,
+        "organization": organization,
         "link": _link(letter.path),
     }
     return subject, render_to_string("mails/letter.txt", told), render_to_string("mails/letter.html", told)
@@ -345,6 +351,36 @@ def _dispute_opened(news: News) -> Letter:
     )  # fmt: skip
 
 
+def _dispute_closed(news: News) -> Letter:
+    outcome = news.text("outcome")
+    more = {"won": "What was frozen is credit of the customer again.", "lost": "What it paid for was taken back."}
+    return Letter(
+        _finance(news),
+        f"Dispute {outcome}: {news.organization.name}, {dollars(news.usd('amount_usd'))}",
+        f"A dispute over a payment of {news.organization.name} was {outcome}.",
+        tuple(filter(None, [more.get(outcome)])),
+        (
+            ("Amount", dollars(news.usd("amount_usd"))),
+            ("Reason", news.text("reason")),
+            ("Payment", news.text("payment_id")),
+            ("As of", news.when),
+        ),
+        "Open the payments",
+        "/admin/billing/payment/",
+    )
+
+
+def _given_back(news: News) -> Letter:
+    amount = dollars(news.usd("amount_usd"))
+    return Letter(
+        _billing(news),
+        f"{news.organization.name}: {amount} are on their way back to you",
+        f"A payment of {amount} came twice or too late. We give it back; you need not do anything.",
+        ("Your bank may need some days.",),
+        (("Payment", news.text("payment")), ("As of", news.when)),
+    )
+
+
 def _payment_parked(news: News) -> Letter:
     return Letter(
         _finance(news), f"A payment waits for a person: {news.organization.name}",
@@ -389,7 +425,55 @@ NOTICES: Final[Mapping[str, Callable[[News], Letter | None]]] = {
     "invoice.void": _void,
     "invoice.overdue": _overdue,
     "dispute.opened": _dispute_opened,
+    "dispute.closed": _dispute_closed,
+    "refund.automatic": _given_back,
     "payment.parked": _payment_parked,
     "refund.failed": _refund_failed,
     "webhook_endpoint.disabled": _endpoint_disabled,
+}
+
+
+def _job_put_aside(message: OutboxMessage) -> Letter:
+    data = message.data
+    return Letter(
+        _operators(),
+        f"A job needs a person: {data['job']}",
+        f"The job {data['job']} failed {data['attempts']} times and is put aside.",
+        ("Find out why, then let it run again.",),
+        (("Period", data["period"]), ("Said", data["result"]), ("As of", moment(message.created_at, "UTC"))),
+        "Open the jobs",
+        "/admin/ops/jobrun/",
+    )
+
+
+def _event_parked(message: OutboxMessage) -> Letter:
+    data = message.data
+    return Letter(
+        _operators(),
+        f"An event of Stripe's needs a person: {data['type']}",
+        "An event of Stripe's could not be taken in. It is kept, and can be handled again once the reason is gone.",
+        (),
+        (("Event", data["event_id"]), ("Reason", data["reason"]), ("As of", moment(message.created_at, "UTC"))),
+        "Open the events",
+        "/admin/billing/stripeevent/",
+    )
+
+
+def _operators() -> Collection[str]:
+    """Who runs this installation, as far as anybody has said."""
+    email = profiles.default_entity().email
+    return [email] if email else []
+
+
+# Messages that belong to no organization.
+ALARMS: Final[Mapping[str, Callable[[OutboxMessage], Letter]]] = {
+    "job.put_aside": _job_put_aside,
+    "stripe.event_parked": _event_parked,
+}
+# What becomes no mail, and why.
+SILENT: Final[Mapping[str, str]] = {
+    "wallet.recovered": "nobody has to act",
+    "topup.succeeded": "its receipt says so",
+    "invoice.uncollectible": "it was given up by finance, and the customer is not asked any more",
+    "dispute.inquiry": "nothing is frozen yet; Stripe shows it",
 }

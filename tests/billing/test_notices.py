@@ -1,5 +1,6 @@
 """News as mails: who gets which, what it says, and that it comes once."""
 
+import ast
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from pypdf import PdfReader
 from billing import dunning, notices, profiles
 from billing.models import Invoice
 from core import ids
-from ops import mails, outbox
+from ops import happenings, mails, outbox
 from ops.models import Mail, OutboxMessage
 from orgs import members
 from orgs.models import Organization
@@ -26,6 +27,7 @@ from tests.books import Books
 from tests.clocks import Clock
 from tests.orgs import world
 from tests.proofs import proves
+from tests.test_tidy import modules
 
 D = Decimal
 AT = datetime(2026, 11, 21, 13, 5, tzinfo=UTC)
@@ -111,7 +113,7 @@ def test_a_personal_wallets_news_go_to_its_person(db: None) -> None:
     assert found.recipient == "ada@example.com"
 
 
-@pytest.mark.parametrize("kind", ["wallet.recovered", "topup.succeeded", "dispute.won", "refund.automatic", "new.kind"])
+@pytest.mark.parametrize("kind", [*notices.SILENT, "a.new.one"])
 def test_other_news_become_no_mail(acme: Organization, kind: str) -> None:
     assert news(acme, kind, {"balance_usd": "1", "low_usd": "5"}) == []
 
@@ -128,6 +130,8 @@ def test_what_only_finance_can_act_on_goes_to_finance(acme: Organization) -> Non
     assert (found.recipient, found.subject) == ("finance@tollbook.example", "Dispute opened: Acme Labs, $119.00")
     assert "Frozen: $73.12" in found.text
     assert "Reason: fraud" in found.text
+    (closed,) = news(acme, "dispute.closed", {**said, "outcome": "lost"})
+    assert closed.text.startswith("A dispute over a payment of Acme Labs was lost.\n\nWhat it paid for was taken back.")
     (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "another currency"})
     (failed,) = news(
         acme,
@@ -294,3 +298,41 @@ def test_a_month_that_closes_and_is_not_paid_is_told_by_the_products_own_message
     ]
     # 10 × 1,000,000 × 0.27, by a million.
     assert all("$2.70" in each.text for each in found)
+
+
+def test_every_kind_of_news_is_a_mail_or_said_to_be_none() -> None:
+    decided = {*notices.NOTICES, *notices.ALARMS, *notices.SILENT}
+    assert len(decided) == len(notices.NOTICES) + len(notices.ALARMS) + len(notices.SILENT)
+    assert set(happenings.KINDS) <= decided
+    posted = {
+        keyword.value.value
+        for source in modules()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"outbox.post", "_tell", "outbox.Message"}
+        for keyword in [*node.keywords, *(ast.keyword("kind", each) for each in node.args)]
+        if keyword.arg == "kind"
+        and isinstance(keyword.value, ast.Constant)
+        and isinstance(keyword.value.value, str)
+        and "." in keyword.value.value
+    }
+    assert {"topup.failed", "recharge.stopped", "invoice.finalized", "job.put_aside"} <= posted
+    assert posted <= decided
+
+
+def test_what_is_about_the_installation_goes_to_who_runs_it(db: None) -> None:
+    def told(kind: str, data: dict[str, Any]) -> list[Mail]:
+        message = OutboxMessage.objects.create(kind=kind, key=str(ids.new()), data=data, created_at=AT)
+        with transaction.atomic():
+            notices.write(message)
+        return list(Mail.objects.filter(key=notices.about(message)))
+
+    job = {"job": "close_periods", "period": "2026-11-21T13:00:00+00:00", "attempts": 8, "result": "KeyError: 'x'"}
+    assert told("job.put_aside", job) == []
+    finance()
+    (aside,) = told("job.put_aside", job)
+    assert (aside.recipient, aside.organization_id) == ("finance@tollbook.example", None)
+    assert aside.text.startswith("The job close_periods failed 8 times and is put aside.\n")
+    assert "Said: KeyError: 'x'\nAs of: 21 November 2026, 13:05 (UTC)\n" in aside.text
+    (parked,) = told("stripe.event_parked", {"event_id": "evt_1", "type": "charge.failed", "reason": "another mode"})
+    assert "Event: evt_1\nReason: another mode\n" in parked.text
+    assert told("another.alarm", {}) == []
