@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from io import BytesIO
 from typing import Any
 
 import pytest
 from django.test import Client
+from pypdf import PdfReader
 
+from billing import invoices
 from billing.models import Invoice, InvoiceSettlement, Payment, Transfer
 from billing.processor import client, customers, inbox
 from core import ids
@@ -180,3 +183,25 @@ def test_without_stripe_payments_are_off_and_say_so(acme: Organization, caller: 
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "payments_off")
     made_up = f"/v1/invoices/{ids.show('inv', ids.new())}/pay"
     assert caller.post(made_up, {}, headers={"Idempotency-Key": "k"}).status_code == 404
+
+
+def test_a_paid_top_up_names_its_receipt_which_can_be_printed(
+    fake: StripeFake, acme: Organization, caller: Caller
+) -> None:
+    asked = caller.post("/v1/topups", {"amount_usd": 50}, headers={"Idempotency-Key": "top"})
+    assert asked.status_code == 201, asked.content
+    (payment,) = Payment.objects.all()
+    fake.pay(payment.session_id or "")
+    deliver(fake)
+    path = f"/v1/topups/{asked.json()['id']}"
+    assert caller.get(path).json()["receipt_id"] is None
+    assert invoices.issue_receipts() == 1
+    receipt = caller.get(f"/v1/invoices/{caller.get(path).json()['receipt_id']}").json()
+    assert (receipt["kind"], receipt["status"], receipt["total_usd"]) == ("receipt", "issued", 50)
+    assert [(line["kind"], line["amount_usd"], line["usage_query"]) for line in receipt["lines"]] == [
+        ("topup", 50, None)
+    ]
+    pdf = caller.get(receipt["pdf_path"], accept="application/pdf")
+    text = PdfReader(BytesIO(pdf.content)).pages[0].extract_text()
+    for part in ("Receipt", receipt["number"], "$50.00 received", "Top-ups"):
+        assert part in text, part
