@@ -8,15 +8,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import calls, channels, health, plane, upstream
+from metering.models import UsageRecord
+from orgs.keys import IssuedKey
+from orgs.models import Organization
 from tests import doors
 from tests.fakes.upstream import Upstream, wait_for
 from tests.journeys import neighbours
-from tests.journeys.neighbours import House
 from tests.orgs import world
 
 SECONDS = 30
 PATH = "/v1/chat/completions"
 HELLO = {"model": "deepseek-chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 300}
+
+
+@dataclass
+class House:
+    """An organization with its key and its usage."""
+
+    organization: Organization
+    keys: dict[str, IssuedKey]
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """Its usage, oldest first."""
+        return list(UsageRecord.objects.filter(organization=self.organization).order_by("id"))
 
 
 @dataclass
@@ -128,7 +143,9 @@ def channel(fake: Upstream, name: str = "first", **fields: Any) -> None:
 
 def house(slug: str = "acme-labs") -> House:
     """An organization with ten dollars."""
-    return neighbours.house(slug)
+    made = world.organization(slug)
+    neighbours.give(made, "10")
+    return House(made, {"organization": world.organization_key(made)})
 
 
 def ask(of: House, body: Any = None, *, key: str = "organization", **options: Any) -> Heard:

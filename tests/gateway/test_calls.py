@@ -20,9 +20,8 @@ from tests.billing.world import rows
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream, wait_for
 from tests.gateway import callers
-from tests.gateway.callers import HELLO, Calling, ask, stream
+from tests.gateway.callers import HELLO, Calling, House, ask, stream
 from tests.journeys import neighbours
-from tests.journeys.neighbours import House
 from tests.journeys.traffic import verify
 from tests.orgs import world
 from tests.proofs import proves
@@ -55,6 +54,7 @@ def acme(books: Books, fake: Upstream) -> Iterator[House]:
 def record(of: House) -> UsageRecord:
     """The newest record, which has captured its hold; nothing else is set aside."""
     callers.settled()
+    assert of.records, "nothing was recorded"
     found = of.records[-1]
     assert found.authorization_id is not None
     hold = Hold.objects.get(organization=of.organization, id=found.authorization_id)
@@ -345,10 +345,10 @@ def test_a_key_of_a_call_whose_process_died_makes_no_second_call(acme: House, fa
 
 
 def test_two_calls_at_once_where_the_wallet_covers_one(acme: House, fake: Upstream) -> None:
-    poor = neighbours.House(**{**vars(acme), "organization": world.organization("poor")})
-    key = world.organization_key(poor.organization)
+    poor = world.organization("poor")
+    key = world.organization_key(poor)
     # At most 10 tokens in and 300 out: 10 × 0.27 + 300 × 1.10 millionths.
-    neighbours.give(poor.organization, "0.0004")
+    neighbours.give(poor, "0.0004")
     fake.then(Act(delay=0.3))
     both = [Calling(key.secret, HELLO) for _ in range(2)]
     told = sorted(one.wait().status for one in both)

@@ -19,8 +19,8 @@ from metering.models import UsageRecord
 from tests.billing.world import rows
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream, wait_for
-from tests.journeys import neighbours
-from tests.journeys.neighbours import House
+from tests.gateway import callers
+from tests.gateway.callers import House
 from tests.journeys.traffic import verify
 from tests.orgs import world
 from tests.server import WebServer, running
@@ -47,7 +47,7 @@ def acme(books: Books, fake: Upstream) -> House:
     """An organization with money, whose calls go to the fake."""
     fake.then(Act())
     channel(fake)
-    return neighbours.house("acme-labs")
+    return callers.house()
 
 
 @pytest.fixture
@@ -287,6 +287,8 @@ def test_who_hangs_up_on_a_real_line_is_billed_by_the_provider_s_counts(
         answer.close()
     fake.go()
     wait_for(lambda: len(acme.records) == before + 5)
-    told = {(one.outcome, one.input_tokens, one.output_tokens, one.cost_usd) for one in acme.records[before:]}
-    assert told == {("client_aborted", 1000, 200, COST)}
+    told = {(one.input_tokens, one.output_tokens, one.cost_usd, one.usage_source) for one in acme.records[before:]}
+    assert told == {(1000, 200, COST, "provider")}
+    # Whether it was noticed before the answer had ended is the network's to say.
+    assert {one.outcome for one in acme.records[before:]} <= {"client_aborted", "completed"}
     verify()
