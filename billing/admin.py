@@ -62,6 +62,7 @@ from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Too
 from core.errors import ApiError
 from core.http import from_exception
 from core.markup import NOTHING, as_facts, link, link_to, paragraphs, percent, refer, signed, stamp, table
+from metering import attempts
 from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditions, find_organization, list_of
 from metering.models import UsageRecord
 from orgs.admin import OrganizationAdmin, actor
@@ -503,6 +504,9 @@ def explained(found: Explanation) -> list[Section]:
         "provider's own cost (USD)": _usd(record.provider_cost_usd),
         "margin (USD)": _usd(margins.of(record, corrected_usd=found.net_usd - record.cost_usd)),
     }
+    for one in attempts.of_event(organization_id=record.organization_id, event_id=record.event_id):
+        said = one.outcome if one.status is None else f"{one.outcome}, {one.status}"
+        route[f"try {one.number}"] = f"{one.channel}, {one.model}: {said} after {one.latency_ms} ms"
     return [
         Section("Cost", as_facts(cost)),
         Section("Pools × rates", part_table(found.parts)),
