@@ -519,6 +519,7 @@ class Call:
         channel = candidate.channel
         self._candidate = candidate
         self._usage, self._texts, self._chars, self._finishes = None, [], 0, {}
+        self._has_output = False
         began = time.monotonic()
         failure: Failed | None = None
         _health.begin(channel.id)
@@ -619,10 +620,10 @@ class Call:
                     if type(part.get("usage")) is dict:
                         self._usage = part["usage"]
                     found = part.get("choices")
+                    if not found and (found is not None or "usage" in part):
+                        continue
                     if type(found) is not list or not all(type(one) is dict for one in found):
                         raise Failed("malformed")
-                    if not found:
-                        continue
                     says = False
                     for choice in found:
                         delta = choice.get("delta")
@@ -635,17 +636,18 @@ class Call:
                     if self._has_begun():
                         await self._put(part)
                         continue
-                    if len(waiting) < BUFFER_MAX:
-                        waiting.append(part)
-                    if says:
-                        if not self._has_output and INSUFFICIENT in self._finishes.values():
-                            raise Failed("refused")
-                        self._ttft_ms = _milliseconds(self._began_at)
-                        for one in waiting:
-                            await self._put(one)
-                        waiting.clear()
-                        if not self._begun.done():
-                            self._begun.set_result(None)
+                    if not says:
+                        # The first of them may tell the role; more of nothing need not be kept.
+                        waiting = waiting or [part]
+                        continue
+                    if not self._has_output and INSUFFICIENT in self._finishes.values():
+                        raise Failed("refused")
+                    self._ttft_ms = _milliseconds(self._began_at)
+                    if not self._begun.done():
+                        self._begun.set_result(None)
+                    for one in (*waiting, part):
+                        await self._put(one)
+                    waiting = []
             except Failed:
                 # Some close the line behind the last part and do not say that it was the last.
                 if not self._has_begun() or not self._finishes:
@@ -786,6 +788,8 @@ def _answer_to(failure: Failed) -> errors.ApiError:
         return family(message)
     if failure.kind == "none":
         return errors.NoAvailableChannel("No healthy channel serves this model right now.", param="model")
+    if failure.kind == "fault":
+        return errors.InternalError()
     if failure.kind == "stopped":
         return errors.Unavailable("This process is stopping; send it again.")
     return errors.UpstreamTimeout() if failure.kind == "timeout" else errors.UpstreamError()

@@ -33,7 +33,7 @@ class Act:
     ``reset`` cuts the line, ``truncate`` ends it without ``[DONE]``, ``stall`` says nothing more, ``pause``
     nothing until ``go`` is called, ``malformed`` sends no JSON, ``error`` sends an error as an event. Answers
     that come whole do the same at once. ``usage`` None: none is told. ``gap`` seconds pass between two words,
-    ``delay`` before the answer begins.
+    ``delay`` before the answer begins. ``bare``: a stream's counts come without choices.
     """
 
     words: Sequence[str] = ("Two ", "wallets.")
@@ -49,6 +49,7 @@ class Act:
     message: Mapping[str, Any] | None = None
     deltas: Sequence[Mapping[str, Any]] | None = None
     done: bool = True
+    bare: bool = False
 
 
 class Upstream:
@@ -171,7 +172,8 @@ class Upstream:
         await self._say(answer, {}, act.finish)
         asked = (body.get("stream_options") or {}).get("include_usage")
         if asked and act.usage is not None:
-            await self._write(answer, {"id": "up-1", "choices": [], "usage": act.usage})
+            choices: dict[str, Any] = {} if act.bare else {"choices": []}
+            await self._write(answer, {"id": "up-1", **choices, "usage": act.usage})
         if act.done:
             await answer.write(b"data: [DONE]\n\n")
         self.sent += 1

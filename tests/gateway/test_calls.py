@@ -238,6 +238,19 @@ def test_a_line_that_ends_behind_the_last_part_without_saying_so_was_a_whole_ans
     assert (record(acme).outcome, record(acme).cost_usd) == ("completed", COST)
 
 
+def test_parts_that_say_nothing_and_counts_without_choices_are_no_fault(acme: House, fake: Upstream) -> None:
+    fake.then(Act(deltas=[{"role": "assistant"}] * 40 + [{"content": "Two wallets."}], bare=True))
+    heard = stream(acme, stream_options={"include_usage": True})
+    assert heard.text == "Two wallets."
+    assert (record(acme).cost_usd, record(acme).usage_source) == (COST, "provider")
+
+
+def test_a_fault_of_ours_is_an_internal_error_and_costs_nothing(acme: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls.Call, "_sent", lambda *_, **__: 1 // 0)
+    assert ask(acme).code == (500, "internal_error")
+    assert nothing_billed(acme, 0).status == 500
+
+
 def test_a_provider_without_capacity_and_without_a_token_is_failed_over(acme: House, fake: Upstream) -> None:
     callers.channel(fake, "second", priority=-1)
     empty = {"role": "assistant", "content": ""}
