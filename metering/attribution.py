@@ -1,6 +1,6 @@
 """Who an event belongs to: organization, key, member and project (contract 16.2, decisions 15, 17)."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -161,9 +161,7 @@ def _name_externals(items: Sequence[Event | Rejection], reporter: UUID | None) -
     for place, event in found.items():
         external, who = told[place], facts[place]
         client = clients.get(external.client or "")
-        belongs = client is not None and who is not None and (
-            client.id == who.organization_id or (client.id, who.user_id) in memberships
-        )  # fmt: skip
+        belongs = _belongs(client, who, memberships)
         if event.organization is None and event.api_key_id is None:
             if external.trusted and external.client is not None:
                 event.organization = external.client
@@ -176,6 +174,17 @@ def _name_externals(items: Sequence[Event | Rejection], reporter: UUID | None) -
         if who is not None and who.user_id is not None and event.api_key_id is None:
             people[place] = who
     return people
+
+
+def _belongs(
+    client: OrganizationFacts | None, who: ExternalFacts | None, memberships: Container[tuple[UUID, UUID | None]]
+) -> bool:
+    """Whether somebody may spend what is an organization's: it is theirs, or they are a member."""
+    return (
+        client is not None
+        and who is not None
+        and (client.id == who.organization_id or (client.id, who.user_id) in memberships)
+    )
 
 
 def _for_person(found: Attributed, person: ExternalFacts) -> Attributed:

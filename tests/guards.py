@@ -1055,5 +1055,6 @@ import tests.guards_documents  # noqa: E402
 import tests.guards_invoices  # noqa: E402
 import tests.guards_jobs  # noqa: E402
 import tests.guards_payments  # noqa: E402
+import tests.guards_proxies  # noqa: E402
 import tests.guards_reconciliation  # noqa: E402
 import tests.guards_webhooks  # noqa: E402, F401

@@ -23,6 +23,7 @@ from tests.gateway import callers
 from tests.journeys.neighbours import House
 from tests.nursery import Nursery
 from tests.orgs import world
+from tests.proofs import proves
 
 SECONDS = 60
 
@@ -218,6 +219,7 @@ def test_several_machines_each_have_an_even_part(db: None, table: Table, clock: 
     refused(principal)
 
 
+@proves("A17", guard="each_key_has_its_part_of_a_limit")
 def test_who_asks_all_the_time_cannot_keep_the_others_out(table: Table, clock: Clock) -> None:
     organization = Subject(b"o" * 16, Limits(requests=60), shared=True)
     greedy, modest = uuid4(), uuid4()

@@ -27,6 +27,7 @@ from tests.database import ROOT
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
 from tests.orgs import world
+from tests.proofs import proves
 
 PATH = "/v1/events/litellm"
 NDJSON = "application/x-ndjson"
@@ -442,6 +443,7 @@ def test_one_call_alone_answers_at_the_top(acme: House) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "startTime")
 
 
+@proves("I20", guard="calls_of_a_proxy_are_told_apart")
 def test_a_call_that_failed_and_was_tried_again_under_its_id_is_charged_once(acme: House) -> None:
     (failed,) = batch(7)
     (good,) = batch(0, litellm_call_id=failed["litellm_call_id"], startTime=failed["startTime"])
@@ -453,6 +455,7 @@ def test_a_call_that_failed_and_was_tried_again_under_its_id_is_charged_once(acm
     assert RequestLog.objects.filter(event_id=failed["litellm_call_id"]).count() == 1
 
 
+@proves("I20", guard="calls_of_a_proxy_are_told_apart")
 def test_a_client_that_chooses_the_ids_of_its_calls_pays_for_each(acme: House) -> None:
     first, second = batch(0, 2, litellm_call_id="chosen-by-the-client")
     assert said(acme.gateway.post(PATH, [first])) == ["created"]
@@ -503,6 +506,7 @@ def test_a_proxys_own_mapping_comes_before_the_general_one(acme: House) -> None:
     assert owners == {"mine": acme.organization.pk, "theirs": other.pk}
 
 
+@proves("A02", guard="clients_of_a_proxy_are_members")
 def test_the_clients_own_header_counts_for_members_of_what_it_names(acme: House) -> None:
     stranger = world.person("stranger@example.com")
     caller = proxy()
@@ -516,6 +520,7 @@ def test_the_clients_own_header_counts_for_members_of_what_it_names(acme: House)
     assert theirs.organization_id == world.personal(stranger).pk
 
 
+@proves("A02", guard="clients_of_a_proxy_are_not_trusted")
 def test_the_clients_own_header_counts_where_the_proxy_is_trusted(acme: House) -> None:
     assert said(proxy(trust_client_header=True).post(PATH, batch(0, litellm_call_id="trusted"))) == ["created"]
     assert acme.records[-1].event_id == "trusted"
