@@ -20,7 +20,7 @@ from orgs.ratelimits import Limits
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream
 from tests.gateway import callers
-from tests.journeys.neighbours import House
+from tests.gateway.callers import House
 from tests.nursery import Nursery
 from tests.orgs import world
 from tests.proofs import proves

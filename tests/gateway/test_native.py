@@ -9,8 +9,8 @@ from openai.types.responses import Response
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream
 from tests.gateway import callers
+from tests.gateway.callers import House
 from tests.gateway.test_responses import WEATHER, ask, events, kinds
-from tests.journeys.neighbours import House
 
 
 @pytest.fixture

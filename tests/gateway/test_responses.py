@@ -14,8 +14,7 @@ from gateway.responses import Said
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream
 from tests.gateway import callers
-from tests.gateway.callers import Heard
-from tests.journeys.neighbours import House
+from tests.gateway.callers import Heard, House
 
 PATH = "/v1/responses"
 ASK = {"model": "deepseek-chat", "input": "Which error did this account hit last?"}

@@ -11,7 +11,7 @@ from gateway import plane, surfaces
 from tests.books import Books
 from tests.fakes.upstream import Act, Upstream
 from tests.gateway import callers
-from tests.journeys.neighbours import House
+from tests.gateway.callers import House
 
 
 @pytest.fixture
