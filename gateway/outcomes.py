@@ -4,7 +4,9 @@ A call's hold is renewed while the call runs and ends with it, so one of ours th
 ended. Finance is told by a row, once.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -19,41 +21,81 @@ from orgs.audit import Actor
 
 CHUNK = 200
 # Holds that ran out longer ago have been looked at.
-REACH_DAYS = 7
+REACH = timedelta(days=7)
+
+
+class _Lost(NamedTuple):
+    """A hold that ran out."""
+
+    organization_id: UUID
+    hold_id: UUID
+    api_key_id: UUID | None
+    model: str
+    amount_usd: Decimal
+    began_at: datetime
+    expired_at: datetime
 
 
 def note_lost() -> int:
-    """Note the calls of this gateway whose holds have run out without an event; how many are new."""
+    """Note the calls of this gateway whose holds have run out without an event; how many are new.
+
+    What was noted before and has been charged since, late, is marked as such.
+    """
+    retry(_close)
     return retry(_note)
 
 
 @transaction.atomic(durable=True)
 def _note() -> int:
     at = started_at()
+    stamps = ids.run(at=at)
+    noted = 0
+    last = UUID(int=0)
+    while noted < CHUNK and (found := _expired(at, after=last)):
+        last = found[-1].hold_id
+        known = set(
+            UnknownOutcome.objects.filter(hold_id__in=[one.hold_id for one in found]).values_list("hold_id", flat=True)
+        )
+        for one in found:
+            if one.hold_id in known or _record_of(one.organization_id, one.hold_id, began=one.began_at) is not None:
+                continue
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "INSERT INTO unknown_outcome (organization_id, hold_id, api_key_id, model, amount_usd, began_at,"
+                    " expired_at, id, noted_at, resolution) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '')"
+                    " ON CONFLICT (hold_id) DO NOTHING",
+                    [*one, next(stamps), at],
+                )
+                noted += cursor.rowcount
+    return noted
+
+
+def _expired(at: datetime, *, after: UUID) -> list[_Lost]:
+    """Holds of ours that ran out lately, the first ``CHUNK`` behind an id. Of that table alone, as a cluster asks."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT h.organization_id, h.id, h.api_key_id, h.model, h.amount_usd, h.created_at, h.settled_at"
-            " FROM hold h WHERE h.state = 'expired' AND h.placed_by IS NULL"
-            " AND h.settled_at > %s - make_interval(days => %s)"
-            " AND NOT EXISTS (SELECT 1 FROM unknown_outcome o WHERE o.hold_id = h.id) ORDER BY h.id LIMIT %s",
-            [at, REACH_DAYS, CHUNK],
+            "SELECT organization_id, id, api_key_id, model, amount_usd, created_at, settled_at FROM hold"
+            " WHERE state = 'expired' AND placed_by IS NULL AND settled_at > %s AND id > %s ORDER BY id LIMIT %s",
+            [at - REACH, after, CHUNK],
         )
-        found = [row for row in cursor.fetchall() if not _has_ended(*row[:2], began=row[5])]
-        stamps = ids.run(at=at)
-        for owner, hold_id, key_id, model, amount, began, expired in found:
-            cursor.execute(
-                "INSERT INTO unknown_outcome (id, organization_id, hold_id, api_key_id, model, amount_usd, began_at,"
-                " expired_at, noted_at, resolution) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '')"
-                " ON CONFLICT (hold_id) DO NOTHING",
-                [next(stamps), owner, hold_id, key_id, model, amount, began, expired, at],
-            )
-    return len(found)
+        return [_Lost(*row) for row in cursor.fetchall()]
 
 
-def _has_ended(owner: UUID, hold_id: UUID, *, began: datetime) -> bool:
-    """Whether an event came after all, later than the hold lasted."""
+@transaction.atomic(durable=True)
+def _close() -> None:
+    """Mark what was charged after all: the database was away for longer than the hold lasted."""
+    waiting = UnknownOutcome.objects.select_for_update(no_key=True, skip_locked=True).filter(resolved_at__isnull=True)
+    for one in waiting.order_by("-id")[:CHUNK]:
+        record_id = _record_of(one.organization_id, one.hold_id, began=one.began_at)
+        if record_id is not None:
+            one.resolved_at, one.resolution = clock.now(), f"Charged late: {ids.show('usage', record_id)}."
+            one.save(update_fields=["resolved_at", "resolution"])
+
+
+def _record_of(owner: UUID, hold_id: UUID, *, began: datetime) -> UUID | None:
+    """The usage record that names a hold."""
     records = UsageRecord.objects.filter(organization_id=owner, authorization_id=hold_id)
-    return created_from(records, began).exists()
+    return created_from(records, began).values_list("id", flat=True).first()
 
 
 @transaction.atomic

@@ -371,6 +371,41 @@ def test_two_calls_at_once_where_the_wallet_covers_one(acme: House, fake: Upstre
     assert refused.code == (402, "org_wallet_empty")
 
 
+def test_where_the_organization_s_wallet_is_empty_the_caller_s_own_may_pay(acme: House, fake: Upstream) -> None:
+    person = world.person("ada@poor.example")
+    poor = world.organization("poor", owner=person)
+    secret = world.personal_key(person).secret
+    neighbours.give(world.personal(person), "1")
+    refused = Calling(secret, HELLO, x_deeptoken_org="poor").wait()
+    assert (refused.code, refused.headers["deepailab-organization"]) == ((402, "org_wallet_empty"), "poor")
+    wallets.change_terms(organization_id=poor.pk, terms=Terms(mode="fallback"), reason="try", by=world.BY)
+    assert Calling(secret, HELLO, x_deeptoken_org="poor").wait().status == 200
+    kept = UsageRecord.objects.get(organization=poor)
+    assert (kept.payer_id, kept.cost_usd) == (world.personal(person).pk, COST)
+    # Without the header it is the person's own call.
+    own = Calling(secret, HELLO).wait()
+    assert "deepailab-organization" not in own.headers
+    assert UsageRecord.objects.get(organization=world.personal(person)).payer_id == world.personal(person).pk
+
+
+def test_a_channel_that_is_full_is_passed_over(acme: House, fake: Upstream) -> None:
+    callers.channel(fake, concurrency_max=1)
+    fake.then(Act(words=WORDS, fault="pause", at=1), Act())
+    first = Calling(acme.keys["organization"].secret, {**HELLO, "stream": True})
+    wait_for(lambda: first.heard.text == " hello")
+    assert ask(acme).code == (503, "no_available_channel")
+    callers.channel(fake, "second", priority=-1)
+    assert ask(acme).status == 200
+    assert record_of_channel(acme, "second").cost_usd == COST
+    fake.go()
+    assert first.wait().text == " hello" * 20
+
+
+def record_of_channel(of: House, name: str) -> UsageRecord:
+    """The only record of calls that a channel answered."""
+    return UsageRecord.objects.get(organization=of.organization, channel=name)
+
+
 def test_what_is_held_for_is_what_the_provider_may_make(acme: House, fake: Upstream) -> None:
     plain = {name: value for name, value in HELLO.items() if name != "max_tokens"}
     ask(acme, plain)

@@ -9,13 +9,15 @@ from django.test import Client
 
 from billing import holds
 from billing.budgets import Counted
-from core import errors
+from core import errors, ids
 from gateway import outcomes
 from gateway.models import UnknownOutcome
+from metering.models import UsageRecord
 from orgs.models import AuditEntry, Organization, User
 from tests.billing.test_grants import give
-from tests.billing.world import rows
+from tests.billing.world import record, rows
 from tests.books import Books
+from tests.metering.world import attributed, event
 from tests.orgs import world
 from tests.proofs import proves
 
@@ -29,6 +31,12 @@ def expired(of: Organization, *, placed_by: UUID | None = None) -> UUID:
     rows("UPDATE hold SET expires_at = created_at WHERE id = %s", hold.pk)
     assert holds.expire_due() == 1
     return UUID(str(hold.pk))
+
+
+def arrive(of: Organization, event_id: str, hold_id: UUID) -> None:
+    """The event of a call whose hold has run out."""
+    (item,) = attributed(of, event(event_id=event_id))
+    record([item._replace(authorization_id=hold_id)])
 
 
 @pytest.fixture
@@ -47,6 +55,27 @@ def test_a_call_of_ours_whose_hold_ran_out_is_noted_once(acme: Organization) -> 
     assert (noted.hold_id, noted.amount_usd, noted.model, noted.organization_id) == (
         hold_id, Decimal("0.5"), "gpt-4o", acme.pk,
     )  # fmt: skip
+
+
+def test_what_is_charged_late_is_marked_as_such(acme: Organization) -> None:
+    hold_id = expired(acme)
+    assert outcomes.note_lost() == 1
+    arrive(acme, "late", hold_id)
+    assert outcomes.note_lost() == 0
+    noted = UnknownOutcome.objects.get()
+    assert noted.resolved_at is not None
+    assert noted.resolution == f"Charged late: {ids.show('usage', UsageRecord.objects.get().pk)}."
+    # Charged before it was noted, it is none.
+    second = expired(acme)
+    arrive(acme, "later", second)
+    assert outcomes.note_lost() == 0
+
+
+def test_many_are_noted_page_by_page(acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "CHUNK", 2)
+    for _ in range(5):
+        expired(acme)
+    assert [outcomes.note_lost() for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_a_gateway_of_somebody_else_is_not_ours_to_tell_of(acme: Organization) -> None:
