@@ -23,6 +23,12 @@ from ops import outbox
 
 State = Dispute.State
 
+# What word is left of each state, once.
+_TOLD = {
+    State.INQUIRY: "dispute.inquiry", State.OPEN: "dispute.opened", State.LOST: "dispute.lost",
+    State.WON: "dispute.won",
+}  # fmt: skip
+
 # What is told of each state.
 _KINDS = {
     State.INQUIRY: "dispute.inquiry",

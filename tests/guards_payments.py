@@ -136,3 +136,9 @@ def _() -> Disabled:
 def _() -> Disabled:
     """A partial unique index lets one payment of a subject be open."""
     return without_constraint("payment", "payment_one_open")
+
+
+@guard("payments_are_held_against_credit")
+def _() -> Disabled:
+    """``verify`` holds top-ups, payments and refunds against the credit that they became."""
+    return unchecked("P01")
