@@ -23,19 +23,11 @@ from ops import outbox
 
 State = Dispute.State
 
-# What word is left of each state, once.
+# What is told of each state, once.
 _TOLD = {
-    State.INQUIRY: "dispute.inquiry", State.OPEN: "dispute.opened", State.LOST: "dispute.lost",
-    State.WON: "dispute.won",
-}  # fmt: skip
-
-# What is told of each state.
-_KINDS = {
-    State.INQUIRY: "dispute.inquiry",
-    State.OPEN: "dispute.opened",
+    State.INQUIRY: "dispute.inquiry", State.OPEN: "dispute.opened", State.LOST: "dispute.closed",
     State.WON: "dispute.closed",
-    State.LOST: "dispute.closed",
-}
+}  # fmt: skip
 
 
 def follow(payment: Payment, found: Sequence[Object]) -> None:
@@ -64,11 +56,11 @@ def _follow(payment: Payment, one: DisputeFacts) -> None:
         ledger.post(posting.moves, at=started_at())
     if before != now or is_new:
         outbox.post(
-            kind=_KINDS[State(now)], organization_id=row.organization_id, key=str(row.pk),
+            kind=_KINDS[State(now)], organization_id=row.organization_id, key=f"{row.pk}:{now}",
             data={
                 "dispute_id": ids.show("dispute", row.pk), "payment_id": ids.show("pay", payment.pk),
                 "amount_usd": money.plain(row.amount_usd), "frozen_usd": money.plain(row.frozen_usd),
-                "reason": row.reason, "outcome": str(now) if now in (State.WON, State.LOST) else None,
+                "reason": row.reason, "outcome": str(now) if now in (State.WON, State.LOST) else "", "outcome": str(now) if now in (State.WON, State.LOST) else None,
             },
         )  # fmt: skip
 

@@ -53,7 +53,8 @@ def test_a_payment_that_nobody_follows_is_seen(bought: Books, statements: Sequen
     "statements",
     [
         ["UPDATE stripe_event SET state = 'received', handled_at = NULL,"
-            " received_at = now() - interval '10 minutes 1 second' WHERE kind = 'payment_intent.succeeded' RETURNING stripe_id"],
+            " received_at = now() - interval '10 minutes 1 second'"
+            " WHERE kind = 'payment_intent.succeeded' RETURNING stripe_id"],
         ["UPDATE stripe_event SET state = 'received', handled_at = NULL, attempts = 1,"
             " received_at = now() - interval '11 minutes', next_attempt_at = now() + interval '1 hour'"
             " WHERE kind = 'payment_intent.succeeded' RETURNING stripe_id"],
