@@ -23,11 +23,13 @@ from ops import outbox
 
 State = Dispute.State
 
-# What is told of each state, once.
-_TOLD = {
-    State.INQUIRY: "dispute.inquiry", State.OPEN: "dispute.opened", State.LOST: "dispute.closed",
+# What is told of each state.
+_KINDS = {
+    State.INQUIRY: "dispute.inquiry",
+    State.OPEN: "dispute.opened",
     State.WON: "dispute.closed",
-}  # fmt: skip
+    State.LOST: "dispute.closed",
+}
 
 
 def follow(payment: Payment, found: Sequence[Object]) -> None:
@@ -60,7 +62,7 @@ def _follow(payment: Payment, one: DisputeFacts) -> None:
             data={
                 "dispute_id": ids.show("dispute", row.pk), "payment_id": ids.show("pay", payment.pk),
                 "amount_usd": money.plain(row.amount_usd), "frozen_usd": money.plain(row.frozen_usd),
-                "reason": row.reason, "outcome": str(now) if now in (State.WON, State.LOST) else "", "outcome": str(now) if now in (State.WON, State.LOST) else None,
+                "reason": row.reason, "outcome": str(now) if now in (State.WON, State.LOST) else None,
             },
         )  # fmt: skip
 
