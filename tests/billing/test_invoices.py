@@ -33,6 +33,7 @@ from tests.billing.months import (
 from tests.billing.world import assert_sound, organization, rows, standing
 from tests.books import Books
 from tests.clocks import Clock
+from tests.nursery import Nursery
 
 USD = Decimal
 
@@ -293,3 +294,52 @@ def test_a_receipt_says_what_tax_was_taken_and_why(calendar: Clock) -> None:
     assert (first.tax_percent, first.tax_name, first.tax_treatment) == (19, "VAT", "domestic")
     assert (second.total_usd, second.tax_percent, second.tax_treatment) == (USD("10.80"), 0, "")
     assert invoices.issue_receipts() == 0
+
+
+def settle(kind: str, invoice: str) -> None:
+    """One of the things that happen to an issued invoice, or the receipts."""
+    found = Invoice.objects.get(pk=invoice)
+    if kind == "receive":
+        receive(found, "1.13", "pi_1")
+    elif kind == "credit":
+        invoices.credit(invoice_id=found.pk, amount_usd=USD("0.50"), reason="an outage", by=ADA)
+    elif kind == "void":
+        invoices.void(invoice_id=found.pk, reason="wrong address", by=ADA)
+    else:
+        invoices.issue_receipts()
+
+
+def stand() -> list[Any]:
+    """What killed acts must leave as it was."""
+    tables = ("invoice", "invoice_line", "invoice_settlement", "number_series", "transfer", "wallet", "credit_grant")
+    return [
+        rows(f"SELECT md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {table} t") for table in tables
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dies_at", "state", "number"),
+    [
+        ("receive", "receive.after_ledger", "open", 1), ("credit", "credit.after_ledger", "open", 2),
+        ("void", "drop.after_ledger", "void", 1), ("receipt", "receipt.before_commit", "open", 2),
+    ],
+)  # fmt: skip
+def test_who_is_killed_while_an_invoice_is_settled_leaves_nothing_half_done(
+    owing: tuple[Organization, Invoice], calendar: Clock, nursery: Nursery, kind: str, dies_at: str, state: str,
+    number: int,
+) -> None:  # fmt: skip
+    acme, invoice = owing
+    paid = {"amount_usd": USD("10.00"), "state": "succeeded", "settled_at": calendar.at, "created_at": calendar.at}
+    if kind == "receipt":
+        TopUp.objects.create(organization=acme, **paid)
+    before = stand()
+    acting: dict[str, Any] = {"kind": kind, "invoice": str(invoice.pk)}
+    ended = nursery.run("tests.billing.test_invoices:settle", dies_at=dies_at, **acting)
+    assert ended.died, ended
+    assert stand() == before
+    for _ in range(2 if kind != "credit" else 1):
+        settle(**acting)
+    assert again(invoice).state == state
+    assert Invoice.objects.filter(sequence__isnull=False).count() == number
+    # A top-up without its payment is no sound one, as P01 says.
+    assert_sound(but="none" if kind != "receipt" else "P01")
