@@ -72,15 +72,18 @@ class Placed(NamedTuple):
     wallet: Locked
 
 
-def place(asked: Asked) -> Placed:
+def place(asked: Asked, *, flush: bool = True) -> Placed:
     """Set the worst case aside, inside the caller's transaction, as its last act but the answer.
+
+    Without ``flush`` the commit does not wait for the disk: for a caller that charges the request itself, since
+    whatever is on disk has its hold there before it.
 
     Raises ``OrgWalletEmpty`` or ``InsufficientQuota`` where no wallet covers it, and
     ``BudgetExceeded`` for a ceiling; the caller's transaction must then be rolled back.
     """
     assert connection.in_atomic_block, "a hold needs a transaction"
     assert 0 < asked.seconds <= SECONDS_MAX
-    at = started_at()
+    at = started_at(flush=flush)
     whose = asked.whose
     # The row first: the wallet's lock is then held for one statement and the commit.
     hold = _write(asked, at=at)
@@ -103,14 +106,14 @@ def place(asked: Asked) -> Placed:
     return Placed(hold, wallet)
 
 
-def place_together(asked: Sequence[Asked], *, lock_ms: int | None = None) -> list[Placed | None]:
+def place_together(asked: Sequence[Asked], *, lock_ms: int | None = None, flush: bool = True) -> list[Placed | None]:
     """As ``place`` for requests that came side by side, inside the caller's transaction, as its last act.
 
     ``None`` for those that a closer look must decide; of them nothing is written. No wallet is waited for
     longer than ``lock_ms``; then the database's error is raised.
     """
     assert connection.in_atomic_block, "a hold needs a transaction"
-    at = started_at(lock_ms=lock_ms)
+    at = started_at(lock_ms=lock_ms, flush=flush)
     of_each: dict[UUID, list[Asked]] = {}
     for one in asked:
         of_each.setdefault(one.whose.organization_id, []).append(one)

@@ -266,7 +266,7 @@ def _place(readings: Sequence[Admitted]) -> list[Held | Exception]:
 
     @transaction.atomic(durable=True)
     def work() -> list[holds.Placed | None]:
-        return holds.place_together([one.asked for one in plain], lock_ms=GROUP_LOCK_MS)
+        return holds.place_together([one.asked for one in plain], lock_ms=GROUP_LOCK_MS, flush=False)
 
     placed = iter(retry(work, passing=RETRYABLE - {LOCK_NOT_AVAILABLE}) if plain else ())
     alone = {id(one) for one in readings} - {id(one) for one in plain}
@@ -285,7 +285,8 @@ def _place_alone(one: Admitted) -> Held:
         keyed = _keyed(one)
         if keyed is not None:
             replays.enter(keyed)
-        placed = holds.place(one.asked)
+        # A crash of the database may take the hold back, but never a charge without it. A key must be found afterwards.
+        placed = holds.place(one.asked, flush=keyed is not None)
         if keyed is not None:
             replays.keep(keyed, hold_id=placed.hold.pk)
         return placed

@@ -72,13 +72,18 @@ class Line(msgspec.Struct, frozen=True, gc=False):
         )  # fmt: skip
 
 
-def started_at(*, lock_ms: int | None = None) -> datetime:
-    """The database's clock at the start of the transaction we are in; from here on it waits ``lock_ms`` for a lock."""
+def started_at(*, lock_ms: int | None = None, flush: bool = True) -> datetime:
+    """The database's clock at the start of the transaction we are in; from here on it waits ``lock_ms`` for a lock.
+
+    Without ``flush`` its commit does not wait for the disk: a crash of the database may undo it, together with all
+    that came after it.
+    """
+    chosen = {} if lock_ms is None else {"lock_timeout": f"{lock_ms}ms"}
+    if not flush:
+        chosen["synchronous_commit"] = "off"
     with connection.cursor() as cursor:
-        if lock_ms is None:
-            cursor.execute("SELECT now()")
-        else:
-            cursor.execute("SELECT now(), set_config('lock_timeout', %s, true)", [f"{lock_ms}ms"])
+        told = "".join(", set_config(%s, %s, true)" for _ in chosen)
+        cursor.execute(f"SELECT now(){told}", [part for pair in chosen.items() for part in pair])
         at: datetime = cursor.fetchone()[0]
         return at
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from billing import charges, holds, wallets
+from billing import charges, holds, ledger, wallets
 from billing.ledger import Terms
 from billing.models import Hold, Wallet
 from core import errors, ids
@@ -547,3 +547,31 @@ def test_a_process_that_stops_bills_what_there_is_and_takes_nothing_more(
     assert (kept.outcome, kept.output_tokens) == ("upstream_error", estimated(4))
     assert ask(acme).code == (503, "unavailable")
     assert holds.overdue().number == 0
+
+
+def test_only_the_hold_of_a_call_with_a_key_waits_for_the_disk(
+    acme: House, fake: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = ledger.reserve_at_once
+
+    def look(wanted: Any) -> Any:
+        seen.append(rows("SHOW synchronous_commit")[0][0])
+        return real(wanted)
+
+    monkeypatch.setattr(ledger, "reserve_at_once", look)
+    ask(acme)
+    ask(acme, idempotency_key="once")
+    assert seen == ["off", "on"]
+    # What is charged always does.
+    charged: list[str] = []
+    post = ledger.post
+
+    def note(*moves: Any, **options: Any) -> Any:
+        charged.append(rows("SHOW synchronous_commit")[0][0])
+        return post(*moves, **options)
+
+    monkeypatch.setattr(ledger, "post", note)
+    ask(acme)
+    callers.settled()
+    assert charged == ["on"]
