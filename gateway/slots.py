@@ -183,15 +183,15 @@ class Table:
         """This process's number: the first that no living one holds. What a dead one had open is taken back."""
         if self._file is None:
             return 0
-        with self.locked():
-            for process in range(PROCESSES):
-                try:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, process)
-                except OSError:
-                    continue
-                for slot in range(SLOTS):
-                    _COUNT.pack_into(self._map, self._count_at(_HEAD + slot * _SIZE, process), 0)
-                return process
+        for process in range(PROCESSES):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, process)
+            except OSError:
+                continue
+            # Nobody else writes these, so the others need not wait meanwhile.
+            for slot in range(SLOTS):
+                _COUNT.pack_into(self._map, self._count_at(_HEAD + slot * _SIZE, process), 0)
+            return process
         raise RuntimeError(f"more than {PROCESSES} processes share one table of limits")
 
     def _lives(self, process: int) -> bool:
