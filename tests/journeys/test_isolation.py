@@ -209,8 +209,8 @@ def _walk(patterns: Sequence[URLPattern | URLResolver], prefix: str) -> Iterator
                 yield from _walk(pattern.url_patterns, path)
             continue
         view = getattr(pattern.callback, "cls", None)
-        assert view is not None, f"{path} is served by something that is no view of DRF"
-        taken = tuple(method for method in METHODS if hasattr(view, method.lower()))
+        assert view is not None or path in NOT_KEYED, f"{path} is served by something that is no view of DRF"
+        taken = () if view is None else tuple(method for method in METHODS if hasattr(view, method.lower()))
         yield Route(path, taken, tuple(pattern.pattern.converters))
 
 
