@@ -6,7 +6,6 @@ makes at Stripe's own desk is found and taken out of the wallet all the same, in
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -375,14 +374,3 @@ def due() -> list[UUID]:
 def unasked(payment_id: UUID) -> list[UUID]:
     """Refunds of a payment that Stripe has not been asked for yet."""
     return list(Refund.objects.filter(payment_id=payment_id, state=State.PENDING).values_list("pk", flat=True))
-
-
-def waiting() -> list[UUID]:
-    """Refunds that wait for a second person, oldest first."""
-    return list(Refund.objects.filter(state=State.WAITING).order_by("id").values_list("pk", flat=True))
-
-
-def at_stripe(since: datetime) -> list[UUID]:
-    """Payments with refunds that Stripe still works on, made since an instant."""
-    rows = Refund.objects.filter(state=State.PROCESSING, created_at__gte=since)
-    return list(rows.values_list("payment_id", flat=True).distinct())
