@@ -111,10 +111,18 @@ class Payload(msgspec.Struct):
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+
+def _fraction(text: str) -> Decimal | None:
+    """A fraction as its digits say; none for one that is no honest number, and would take a while to work with."""
+    value = Decimal(text)
+    return value if value.adjusted() in wire.EXPONENTS else None
+
+
 _raw = msgspec.json.Decoder(msgspec.Raw)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {
-    shape: msgspec.json.Decoder(shape, float_hook=Decimal) for shape in (Payload, Metadata, Hidden, Answer, Failure)
+    shape: msgspec.json.Decoder(shape, float_hook=_fraction)
+    for shape in (Payload, Metadata, Hidden, Answer, Failure, Choice)
 }
 
 
@@ -165,7 +173,7 @@ def _careless(text: bytes) -> Any:
     A customer can send those through the proxy, and must not spoil the batch for the others. Raises ``InvalidJson``.
     """
     try:
-        return json.loads(text, parse_float=Decimal, parse_int=_integer, parse_constant=lambda _: None)
+        return json.loads(text, parse_float=_fraction, parse_int=_integer, parse_constant=lambda _: None)
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise errors.InvalidJson("The body is not valid JSON.") from error
 
@@ -186,8 +194,9 @@ def _shape(shape: type[S], value: Any) -> S:
     if type(value) is not dict:
         return shape()
     told = {name: value[name] for name in shape.__struct_fields__ if name in value}
-    if type(told.get("choices")) is list:
-        told["choices"] = [_shape(Choice, one) for one in told["choices"]]
+    if "choices" in told:
+        choices = told["choices"]
+        told["choices"] = [_shape(Choice, one) for one in choices] if type(choices) is list else []
     return shape(**told)
 
 

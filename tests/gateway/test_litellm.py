@@ -4,6 +4,7 @@ The captured calls are ``tests/gateway/data/litellm_batch.json``; only their ins
 where they are posted.
 """
 
+import contextlib
 import gzip
 import json
 import logging
@@ -12,8 +13,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from billing import releases
 from billing.models import Transfer, Wallet
@@ -21,7 +25,7 @@ from core import errors, ids
 from gateway import litellm
 from metering.events import Event, External, Limits, Rejection
 from metering.models import Quarantine, RequestLog, UsageRecord
-from orgs import externals
+from orgs import externals, keys
 from tests.books import Books
 from tests.database import ROOT
 from tests.journeys import neighbours
@@ -331,9 +335,71 @@ def test_what_a_bill_does_not_need_is_dropped_where_it_is_odd() -> None:
     assert (item.stream, item.provider, item.finish_reason) == (False, "x" * 128, None)
 
 
+def test_a_number_that_nobody_means_is_none() -> None:
+    first = json.dumps(json.loads(CAPTURED)[0]).encode()
+    for name in (b"endTime", b"response_cost"):
+        start = first.index(b'"' + name + b'": ') + len(name) + 4
+        end = first.index(b",", start)
+        for literal in (b"1e999999999", b"1e-999999999"):
+            (item,) = read(first[:start] + literal + first[end:]).items
+            assert isinstance(item, Event)
+            assert None in (item.latency_ms, item.provider_cost_usd)
+
+
 def test_attempts_are_the_first_and_every_other_one() -> None:
     headers = {"x-litellm-attempted-retries": 2, "x-litellm-attempted-fallbacks": 1}
     assert read_one(hidden_params={"additional_headers": headers}).attempts == 4
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(), st.just("\ud800"), st.just("a\x00"),
+    st.just("dtk_" + "0" * 49), st.just([]), st.just({}), st.just([None]), st.just({"a": {"b": []}}),
+    st.just("9" * 400),
+    st.sampled_from([1e308, -1, 2**31, 0.5, "1e9", "NaN"]),
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of a payload that is read, down to its leaves."""
+    found = [path] if path else []
+    inner = value.items() if type(value) is dict else enumerate(value) if type(value) is list else ()
+    return found + [place for name, one in inner for place in places(one, (*path, name))]
+
+
+PLACES = [[place for place in places(call) if place[0] != "model_map_information"] for call in json.loads(CAPTURED)]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_whatever_stands_anywhere_in_a_call_is_an_event_that_can_be_kept_or_its_own_refusal(data: Any) -> None:
+    calls = json.loads(CAPTURED)
+    number = data.draw(st.integers(0, len(calls) - 1))
+    for place in data.draw(st.lists(st.sampled_from(PLACES[number]), min_size=1, max_size=3)):
+        inside = calls[number]
+        with contextlib.suppress(LookupError, TypeError):
+            for name in place[:-1]:
+                inside = inside[name]
+            inside[place[-1]] = data.draw(ODD)
+    items = read(json.dumps(calls).encode()).items
+    assert items[:number] + items[number + 1 :] == [
+        item for index, item in enumerate(read(CAPTURED).items) if index != number
+    ]
+    item = items[number]
+    if isinstance(item, Rejection):
+        assert item.error.param is not None
+        return
+    for text in strings(msgspec.to_builtins(item)):
+        assert "\x00" not in text.encode().decode()
+        assert not keys.mentions(text)
+    assert all(count >= 0 for count in (item.input_tokens, item.output_tokens, item.cached_input_tokens))
+
+
+def strings(value: Any) -> list[str]:
+    """Every text in a value, names too."""
+    if type(value) is str:
+        return [value]
+    inner = [*value, *value.values()] if type(value) is dict else value if type(value) in (list, tuple) else ()
+    return [text for one in inner for text in strings(one)]
 
 
 def test_a_body_that_is_none_is_refused_as_a_whole() -> None:
