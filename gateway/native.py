@@ -31,7 +31,7 @@ Json = Mapping[str, Any]
 async def complete(channel: ChannelFacts, body: Json) -> dict[str, Any]:
     """A whole answer. Raises ``Failed``, also for one that says that it failed."""
     told = await upstream.complete(channel, body, path=PATH)
-    if told.get("status") not in {"completed", "incomplete"}:
+    if str(told.get("status")) not in {"completed", "incomplete"}:
         raise Failed("refused" if "status" in told or told.get("error") else "malformed")
     message: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
     for item in _objects(told.get("output")):
@@ -51,8 +51,10 @@ async def stream(channel: ChannelFacts, body: Json) -> AsyncGenerator[dict[str, 
     async with contextlib.aclosing(upstream.stream(channel, body, path=PATH)) as events:
         async for event in events:
             kind = event.get("type")
-            if type(kind) is not str or kind in _FAILED:
-                raise Failed("refused" if kind in _FAILED else "malformed")
+            if type(kind) is not str:
+                raise Failed("malformed")
+            if kind in _FAILED:
+                raise Failed("refused")
             choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": None}
             part: dict[str, Any] = {"choices": [choice], NATIVE: event}
             if kind in _SAID:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
@@ -393,6 +395,40 @@ def test_a_client_that_leaves_a_stream_is_billed_the_providers_counts(acme: Hous
 def test_a_failure_before_the_first_word_is_a_plain_error(acme: House, fake: Upstream) -> None:
     fake.then(Act(status=500))
     assert ask(acme, stream=True).code == (502, "upstream_error")
+
+
+ODD = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=6,
+)
+TOLD = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": ODD, "refusal": ODD, "reasoning": ODD, "reasoning_content": ODD,
+        "tool_calls": st.one_of(ODD, st.lists(st.fixed_dictionaries({}, optional={
+            "index": ODD, "id": ODD, "function": st.one_of(ODD, st.fixed_dictionaries({"name": ODD, "arguments": ODD})),
+        }), max_size=3)),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(TOLD, ODD), max_size=6))
+def test_whatever_an_upstream_says_is_a_stream_of_openais_types_that_ends_with_what_it_said(told: Any) -> None:
+    said = Said("chatcmpl-abc")
+    found = []
+    for message, finish in told:
+        found += said.add(message, finish)
+    found += said.close()
+    for number, event in enumerate(found):
+        EVENT.validate_python({**event, "sequence_number": number})
+    begun = [event["item"]["id"] for event in found if event["type"] == "response.output_item.added"]
+    ended = [event["item"] for event in found if event["type"] == "response.output_item.done"]
+    assert len(set(begun)) == len(begun) == len(ended)
+    assert sorted(ended, key=lambda item: str(item["id"])) == sorted(said.items, key=lambda item: str(item["id"]))
+    deltas = [event["delta"] for event in found if event["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == said.text
 
 
 def test_what_a_tool_call_lacks_is_made_up_and_parts_that_are_none_are_passed_over() -> None:
