@@ -23,6 +23,7 @@ from tests.journeys.neighbours import Caller, House
 from tests.journeys.test_isolation import (
     AUTHORIZATION,
     AUTHORIZATIONS,
+    ENDPOINTS,
     LITELLM,
     METHODS,
     NAMES,
@@ -124,8 +125,9 @@ def place(house: House, route: Route) -> str:
     """The route's path with something that is there."""
     if not route.parameters:
         return route.place("")
-    kind = NAMES[route.methods[0], route.path][route.parameters[0]]
-    return route.place(house.shown(kind)[0] if kind else "gpt-4o")
+    names = NAMES[route.methods[0], route.path]
+    own = {name: house.shown(kind)[0] for name, kind in names.items() if name in route.parameters and kind}
+    return route.place(own.get(route.parameters[0], "gpt-4o"), own=own)
 
 
 def good_body(house: House, route: Route) -> Any:
@@ -136,6 +138,7 @@ def good_body(house: House, route: Route) -> Any:
         "v1/estimate": {"model": "gpt-4o", "input_tokens": 1},
         "v1/keys": {"name": "good"},
         "v1/topups": {"amount_usd": 10},
+        ENDPOINTS: {"url": "https://hooks.example.com/tollbook"},
         "v1/wallet/recharge": {"threshold_usd": 5, "amount_usd": 20, "monthly_cap_usd": 100},
         VOID: {"reason": "good"},
         AUTHORIZATIONS: neighbours.authorization(house),
@@ -432,6 +435,7 @@ def test_every_members_place_in_the_table_is_what_the_contract_says() -> None:
         errors.UnsupportedMediaType: (415, "invalid_request_error", "user_error"),
         errors.OutOfRange: (422, "invalid_request_error", "user_error"),
         errors.IdempotencyKeyReused: (422, "idempotency_error", "user_error"),
+        errors.RateLimited: (429, "rate_limit_error", "user_error"),
         errors.InternalError: (500, "api_error", "platform_error"),
         errors.UpstreamError: (502, "api_error", "upstream_error"),
         errors.Unavailable: (503, "api_error", "platform_error"),
