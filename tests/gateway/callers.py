@@ -126,6 +126,9 @@ def gateway() -> Iterator[None]:
         try:
             yield
         finally:
+            # What a test that failed has left behind.
+            for call in list(calls._open):
+                doors._loop().call_soon_threadsafe(call.cut)
             settled()
             asyncio.run_coroutine_threadsafe(upstream.close(), doors._loop()).result(SECONDS)
 

@@ -481,13 +481,14 @@ def test_a_hold_lasts_as_long_as_its_call(
 ) -> None:
     settings.CALL_HOLD_SECONDS = 1
     monkeypatch.setattr(calls, "_keeper", None)
-    fake.then(Act(words=WORDS, gap=0.15))
+    fake.then(Act(words=WORDS, fault="pause", at=5))
     running = Calling(acme.keys["organization"].secret, {**HELLO, "stream": True})
     wait_for(lambda: fake.bodies)
     hold = Hold.objects.get(state="open", placed_by=None)
     wait_for(
-        lambda: Hold.objects.get(organization=acme.organization, id=hold.pk).expires_at > hold.expires_at, seconds=5
+        lambda: Hold.objects.get(organization=acme.organization, id=hold.pk).expires_at > hold.expires_at, seconds=3
     )
+    fake.go()
     assert running.wait().text == " hello" * 20
     assert record(acme).cost_usd == COST
 
