@@ -72,7 +72,6 @@ NAMES = (
     "fold.after_commit",
     # A scheduled job's turn, and the message that wakes a worker.
     "job.after_claim",
-    "job.after_work",
     "wake.before_send",
     # Closing periods: drafting a chunk of them, finalizing each.
     "close.after_snapshot",

@@ -134,7 +134,6 @@ def run(name: str, work: Callable[[], str]) -> str:
         with _renewed(turn):
             failpoints.reach("job.after_claim")
             result = work()
-            failpoints.reach("job.after_work")
     except Exception as error:
         try:
             _fail(turn, took=time.monotonic() - before, result=f"{type(error).__name__}: {error}"[:RESULT_CHARS_MAX])

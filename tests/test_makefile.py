@@ -133,15 +133,21 @@ def test_check_looks_at_everything_before_it_tests() -> None:
     assert -1 not in places
     assert places == sorted(places)
     assert "pytest" in seen.strip().splitlines()[-1]
-    # The same, in two halves: a line of make's own must not follow the summary.
+    # The same with its two runs of tests side by side.
     ci = (ROOT / ".ci" / "run").read_text()
-    assert "make static grouped\n" in ci
-    assert ci.strip().splitlines()[-1] == 'exec .venv/bin/python -m pytest -m "not soak"'
+    places = [
+        ci.find(step) for step in ("\nmake static\n", "\nmake grouped ", '\n.venv/bin/python -m pytest -m "not soak" ')
+    ]
+    assert -1 not in places
+    assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("bare", "summary", "code"), [(True, "1 failed", 1), (False, "9 passed", 0)])
+@pytest.mark.parametrize(
+    ("bare", "summary", "apart", "code"),
+    [(True, "1 failed", "4 passed", 1), (False, "9 passed", "4 passed", 0), (False, "9 passed", "1 of 4 failed", 1)],
+)
 def test_ci_installs_what_a_bare_machine_lacks_and_ends_on_the_summary(
-    bare: bool, summary: str, code: int, tmp_path: Path
+    bare: bool, summary: str, apart: str, code: int, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     stubs = tmp_path / "stubs"
@@ -149,13 +155,16 @@ def test_ci_installs_what_a_bare_machine_lacks_and_ends_on_the_summary(
     for name, body in (
         ("apt-get", f'echo "apt-get $*" >> "{log}"'),
         ("python3", f"exit {int(bare)}"),
-        ("make", f'echo "make $*" >> "{log}"'),
+        (
+            "make",
+            f'echo "make $*" >> "{log}"; test "$*" != grouped || {{ echo "{apart}"; exit {int("failed" in apart)}; }}',
+        ),
         ("cmp", "exit 0"),
     ):
         (stubs / name).write_text(f"#!/bin/sh\n{body}\n")
     inner = tmp_path / ".venv" / "bin" / "python"
     inner.parent.mkdir(parents=True)
-    inner.write_text(f'#!/bin/sh\necho "python $*" >> "{log}"\necho "{summary}"\nexit {code}\n')
+    inner.write_text(f'#!/bin/sh\necho "python $*" >> "{log}"\necho "{summary}"\nexit {int("failed" in summary)}\n')
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     for script in (*stubs.iterdir(), inner):
@@ -168,9 +177,11 @@ def test_ci_installs_what_a_bare_machine_lacks_and_ends_on_the_summary(
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (code, f"{summary}\n")
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-2:] == [f"taken apart by organization: {apart}", summary]
     installs = ["apt-get update -q", "apt-get install -y -q --no-install-recommends python3-venv"] if bare else []
-    assert log.read_text().splitlines() == [*installs, "make static grouped", "python -m pytest -m not soak"]
+    assert log.read_text().splitlines()[:-2] == [*installs, "make static"]
+    assert set(log.read_text().splitlines()[-2:]) == {"make grouped", "python -m pytest -m not soak"}
 
 
 def test_the_lock_files_agree_and_hash_everything_and_name_no_index() -> None:

@@ -809,5 +809,5 @@ def test_every_table_of_the_product_has_its_page() -> None:
     assert bare == {
         "UsageClaim", "CacheEpoch", "PriceDraftLine", "ReratingShare", "BudgetSpend", "LedgerHead", "ArchivedSum",
         "ClaimHorizon", "UsageRollup", "RollupMark", "InvoiceLine", "InvoiceSettlement", "NumberSeries",
-        "ProviderBillLine", "ReconciliationMark",
+        "ProviderBillLine", "ReconciliationMark", "Attempt",
     }  # fmt: skip

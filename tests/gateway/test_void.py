@@ -26,7 +26,7 @@ WHY = {"reason": "sent by mistake"}
 @pytest.fixture
 def acme(books: Books) -> House:
     """An organization with 9.99706 USD left of 10 and a gateway that may report for no other."""
-    return neighbours.house("acme-labs")
+    return neighbours.house("acme-labs", documented=False)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_failure_that_cost_nothing_has_nothing_to_take_back(acme: House, gatew
 
 
 def test_the_organization_is_the_bodys_else_the_headers(acme: House, anyone: Caller) -> None:
-    neighbours.house("other-inc")
+    neighbours.house("other-inc", documented=False)
     in_other = Caller("in other", anyone.secret, "other-inc")
     for number, (by, body) in enumerate(
         [
@@ -244,7 +244,7 @@ def test_a_bad_request_is_refused_by_the_name_of_its_field(
 
 @proves("A01", guard="limited_gateways_void_their_own")
 def test_a_gateway_voids_only_for_the_organizations_that_its_key_is_limited_to(acme: House, gateway: Caller) -> None:
-    theirs = neighbours.house("other-inc")
+    theirs = neighbours.house("other-inc", documented=False)
     event_id = theirs.shown("event")[0]
     before = balance(theirs)
     denied = "No organization with that slug is open to this key."

@@ -40,4 +40,4 @@ def test_a_secret_is_in_the_answers_that_issue_one_and_in_no_other(document: dic
     with_secret = {
         name for name, shape in document["components"]["schemas"].items() if "secret" in shape.get("properties", {})
     }
-    assert with_secret == {"IssuedKey"}
+    assert with_secret == {"IssuedKey", "IssuedEndpoint"}
