@@ -161,7 +161,8 @@ def read_change(body: Mapping[str, Any], *, new: bool) -> Change:
     for place, kind in enumerate(kinds or ()):
         if not isinstance(kind, str):
             raise InvalidType(f"events[{place}] must be a string.", param=f"events[{place}]")
-    enabled = body.get("enabled")
+    # A new endpoint is on; its body does not say.
+    enabled = None if new else body.get("enabled")
     if enabled is not None and not isinstance(enabled, bool):
         raise InvalidType("enabled must be a boolean.", param="enabled")
     return Change(url, kinds, enabled)
