@@ -7,23 +7,52 @@ from typing import Any
 from django.apps import apps
 from django.db import connection, transaction
 
-from billing import holds
-from billing.models import Correction, Hold, Transfer, Wallet
-from core import ids
+from billing import holds, payments
+from billing.models import Correction, Hold, Payment, TopUp, Transfer, Wallet
+from billing.processor.facts import OPEN
+from core import clock, ids
 from metering.events import INTERNAL, MEDIA_TYPES, NDJSON
 from metering.models import UsageRecord
+from ops import endpoints, happenings
+from ops.models import OutboxMessage, WebhookDelivery, WebhookEndpoint
 from orgs.models import ApiKey
+from tests.billing import paying
+from tests.billing.paying import fake
 from tests.books import Books
+from tests.fakes.stripe import StripeFake
 from tests.journeys import neighbours
 from tests.journeys.neighbours import Caller, House
-from tests.journeys.test_isolation import AUTHORIZATIONS, LITELLM, NAMES, RELEASE, VERIFY, VOID, Route, keyed
+from tests.journeys.test_isolation import (
+    AUTHORIZATIONS,
+    ENDPOINT,
+    ENDPOINTS,
+    LITELLM,
+    NAMES,
+    PAY,
+    RELEASE,
+    VERIFY,
+    VOID,
+    Route,
+    keyed,
+)
+from tests.orgs import world
 from tests.proofs import proves
 
-POSTS = [route for route in keyed() if "POST" in route.methods]
+__all__ = ["fake"]
+
+# What Stripe posts is bytes that it has signed, kept as they came: tests/billing/test_payment_views.py.
+SIGNED = "v1/webhooks/stripe"
+POSTS = [route for route in keyed() if "POST" in route.methods and route.path != SIGNED]
+TOPUPS, CARDS = "v1/topups", "v1/payment_methods"
+# Each of these asks Stripe.
+ASKING = {TOPUPS, CARDS, PAY}
+ROTATION, PING = f"{ENDPOINT}/rotate_secret", f"{ENDPOINT}/test"
+REDELIVERY = f"{ENDPOINT}/deliveries/<str:delivery_id>/redeliver"
+HOOKS = {ENDPOINTS, ROTATION, PING, REDELIVERY}
 # The paths that post() knows.
 KNOWN = {
     "v1/keys", "v1/keys/<str:key_id>/rotate", "v1/events", LITELLM, VOID, "v1/estimate", AUTHORIZATIONS, RELEASE,
-    VERIFY,
+    VERIFY, *ASKING, *HOOKS,
 }  # fmt: skip
 # For every field a value of each kind, so that one of them would fit its column.
 VALUES: list[Any] = ["x", 7, True, [], ["x"], {"a": "x"}, "0.01", 1_700_000_000, "2020-01-01T00:00:00Z", None]
@@ -45,12 +74,10 @@ def undocumented(route: Route) -> list[str]:
 
 
 def place(house: House, route: Route) -> str:
-    """The path, with a key or an event of the organization in it where it has an id."""
-    if route.path == VOID:
-        return route.place(house.shown("event")[0])
-    if route.path == RELEASE:
-        return route.place(house.shown("auth")[0])
-    return route.place(ids.show("key", house.keys["organization"].key.pk))
+    """The path, with what the organization owns in it where it has ids."""
+    names = NAMES["POST", route.path]
+    own = {name: house.shown(kind)[0] for name in route.parameters if (kind := names[name])}
+    return route.place(own[route.parameters[0]] if own else "", own=own)
 
 
 def whoever(house: House, route: Route) -> Caller:
@@ -71,6 +98,10 @@ def good(house: House, route: Route, event_id: str) -> dict[str, Any]:
         return neighbours.authorization(house)
     if route.path == VERIFY:
         return {"key": house.keys["plain"].secret}
+    if route.path == TOPUPS:
+        return {"amount_usd": 10, "method": "card"}
+    if route.path == ENDPOINTS:
+        return {"url": "https://hooks.example.com/tollbook", "events": ["wallet.low"]}
     return {"model": "gpt-4o", "input_tokens": 1} if route.path == "v1/estimate" else {"name": "x"}
 
 
@@ -83,24 +114,35 @@ FRESH_KEY = ("id", "digest", "last_four", "created_at")
 FRESH_RECORD = ("id", "event_id", "transfer_id", "recorded_at")
 FRESH_TRANSFER = ("id", "seq", "reference", "balance_after_usd", "digest", "created_at")
 FRESH_WALLET = ("posted_usd", "spent_usd", "seq", "head")
+FRESH_PAYMENT = (
+    "id", "subject_id", "request", "session_id", "intent_id", "charge_id", "checkout_url", "called_at", "deadline_at",
+    "next_look_at", "created_at", "settled_at",
+)  # fmt: skip
+FRESH_DELIVERY = ("id", "message_id", "next_attempt_at", "created_at")
+FRESH_SESSION = {"id", "url", "created", "expires_at", "setup_intent"}
 
 
 @proves("A05", guard="bodies_have_their_own_fields")
-def test_no_column_is_set_that_a_body_does_not_name(books: Books) -> None:
+def test_no_column_is_set_that_a_body_does_not_name(books: Books, fake: StripeFake) -> None:
     ours, theirs = neighbours.house("acme-labs"), neighbours.house("other-inc")
+    paying.save_card(fake, ours.organization)
     hostile = [*VALUES, *theirs.shown("key")[:1], str(theirs.organization.pk), theirs.slug, str(theirs.owner.pk)]
     assert {route.path for route in POSTS} == KNOWN, "say in post() what the body of a new path may change"
     for route in POSTS:
-        plain = post(ours, route, {})
+        plain = post(fake, ours, route, {})
         everything = dict.fromkeys(undocumented(route))
         assert len(everything) > 50
-        for value in hostile:
-            assert post(ours, route, dict.fromkeys(everything, value)) == plain, (route.path, value)
+        for value in hostile[::4] if route.path in ASKING else hostile:
+            assert post(fake, ours, route, dict.fromkeys(everything, value)) == plain, (route.path, value)
 
 
-def post(house: House, route: Route, more: dict[str, Any]) -> list[Any]:
+def post(fake: StripeFake, house: House, route: Route, more: dict[str, Any]) -> list[Any]:
     """What a good body with more in it leaves behind, without what is new every time."""
     caller = whoever(house, route)
+    if route.path in ASKING:
+        return bought(fake, house, caller, route, more)
+    if route.path in HOOKS:
+        return hooked(house, caller, route, more)
     wallet = Wallet.objects.get(pk=house.organization.pk)
     if route.path in {"v1/events", LITELLM}:
         at = int(1 + max(each.occurred_at.timestamp() for each in house.records))
@@ -185,6 +227,82 @@ def held(house: House, caller: Caller, route: Route, more: dict[str, Any]) -> li
     with transaction.atomic():
         holds.release(organization_id=house.organization.pk, hold_id=made.pk)
     return [*changed, wallet.held_usd, set(answer.json())]
+
+
+def bought(fake: StripeFake, house: House, caller: Caller, route: Route, more: dict[str, Any]) -> list[Any]:
+    """What was asked of Stripe and what came of it: a top-up, an invoice's payment or a page to save a card on."""
+    wallet, before = Wallet.objects.get(pk=house.organization.pk), rows()
+    answer = send(house, caller, route, {**more, **good(house, route, "")})
+    assert answer.status_code in {200, 201}, answer.content
+    if route.path == CARDS:
+        assert rows() == before
+        with fake.state.lock:
+            (page,) = (dict(one) for one in fake.state.all("cs") if one["url"] == answer.json()["checkout_url"])
+        return [{name: value for name, value in page.items() if name not in FRESH_SESSION}]
+    if route.path == TOPUPS:
+        topup = TopUp.objects.get(pk=ids.read("topup", answer.json()["id"]))
+        made = Payment.objects.get(subject_id=topup.pk)
+        credit = [without(topup, "id", "created_at", "settled_at")]
+    else:
+        made, credit = Payment.objects.get(pk=ids.read("pay", answer.json()["id"])), []
+        assert ids.show("inv", made.subject_id) == house.shown("inv")[0]
+    assert made.request is not None
+    own = {name: value for name, value in made.request.items() if name != "expires_at"}
+    asked = json.dumps(own).replace(str(made.pk), "OURS").replace(ids.show("pay", made.pk), "OURS")
+    after = Wallet.objects.get(pk=house.organization.pk)
+    end(house)
+    return [
+        *credit,
+        asked,
+        without(made, *FRESH_PAYMENT),
+        without(after, *FRESH_WALLET),
+        after.posted_usd - wallet.posted_usd,
+        after.seq - wallet.seq,
+        set(answer.json()),
+    ]
+
+
+def hooked(house: House, caller: Caller, route: Route, more: dict[str, Any]) -> list[Any]:
+    """What a post about an endpoint leaves of it and of what is on its way there."""
+    if route.path == REDELIVERY:
+        _, _, _, _, _, shown, _ = place(house, route).split("/")
+        WebhookDelivery.objects.filter(pk=ids.read("wd", shown)).update(
+            state="failed", attempts=3, status=500, next_attempt_at=None, done_at=clock.now()
+        )
+    answer = send(house, caller, route, {**more, **(good(house, route, "") if route.path == ENDPOINTS else {})})
+    assert answer.status_code in {200, 201}, answer.content
+    of = house.organization.pk
+    there = WebhookEndpoint.objects.for_org(of).filter(deleted_at=None).order_by("id")
+    sent = WebhookDelivery.objects.for_org(of).exclude(state="succeeded").order_by("id")
+    left = [
+        # Each secret is a fresh one, sealed.
+        [without(each, "id", "secret", "old_secret", "old_secret_until", "created_at") for each in there],
+        [without(each, *FRESH_DELIVERY) for each in sent],
+        [without(each.message, "id", "key", "created_at", "delivered_at") for each in sent.select_related("message")],
+        OutboxMessage.objects.exclude(kind=happenings.PING).count(),
+        set(answer.json()),
+    ]
+    end(house)
+    return left
+
+
+def send(house: House, caller: Caller, route: Route, body: dict[str, Any]) -> Any:
+    """The answer to a body; under a key of its own where there must be one."""
+    headers = {"Idempotency-Key": f"body-{ids.new()}"} if route.path in {TOPUPS, PAY} else {}
+    return caller.post(place(house, route), body, headers=headers)
+
+
+def end(house: House) -> None:
+    """Let nothing of a post stay in the way of the next: payments and pings under way, more endpoints than two."""
+    of = house.organization.pk
+    for row in Payment.objects.filter(organization=of, state__in=OPEN):
+        with transaction.atomic():
+            assert payments.fail(payments.locked(row.pk), code="expired", message="It was not paid in time.")
+    WebhookDelivery.objects.for_org(of).filter(state="pending", message__kind=happenings.PING).update(
+        state="succeeded", next_attempt_at=None, done_at=clock.now()
+    )
+    for each in WebhookEndpoint.objects.for_org(of).filter(deleted_at=None).order_by("id")[2:]:
+        endpoints.delete(organization_id=of, endpoint_id=each.pk, by=world.BY)
 
 
 def hidden(bad: bytes) -> Iterator[bytes]:
@@ -284,8 +402,9 @@ def test_a_line_that_only_a_careless_reader_takes_is_that_lines_own_refusal(book
     assert rows() == before
 
 
-def test_what_is_odd_but_json_is_taken(books: Books) -> None:
+def test_what_is_odd_but_json_is_taken(books: Books, fake: StripeFake) -> None:
     house = neighbours.house("acme-labs")
+    paying.save_card(fake, house.organization)
     odd = [
         deep(b"[", b"]", 60), b"1e300", b"-1.5E-300", b"9" * 40, b'"\\ud83d\\ude00"', b'"\\u0000"',
         b'"\xf0\x9f\x98\x80"', b'{"a": 1, "A": 2}', b'[{"a": 1}, {"a": 1}]', b' \t\r\n [ ] ', b'""', b"-0", b"0e0",
@@ -293,5 +412,7 @@ def test_what_is_odd_but_json_is_taken(books: Books) -> None:
     for route in POSTS:
         for number, literal in enumerate(odd):
             body = json.dumps(good(house, route, f"odd-{number}")).encode()[:-1] + b', "unknown": ' + literal + b"}"
-            answer = whoever(house, route).call("POST", place(house, route), raw=body)
+            headers = {"Idempotency-Key": f"odd-{ids.new()}"} if route.path in {TOPUPS, PAY} else {}
+            answer = whoever(house, route).call("POST", place(house, route), raw=body, headers=headers)
             assert answer.status_code in {200, 201}, (route.path, literal, answer.content)
+            end(house)
