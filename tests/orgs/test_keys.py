@@ -404,7 +404,9 @@ def _bytes(own: psycopg.Connection, table: str) -> list[str]:
     ).fetchall()
     found = []
     for (column,) in columns:
-        query = sql.SQL("SELECT encode({}, 'escape') FROM {}").format(sql.Identifier(column), sql.Identifier(table))
+        query = sql.SQL("SELECT encode({0}, 'escape') FROM {1} WHERE {0} IS NOT NULL").format(
+            sql.Identifier(column), sql.Identifier(table)
+        )
         found += [text for (text,) in own.execute(query).fetchall()]
     return found
 
