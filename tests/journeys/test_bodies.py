@@ -61,7 +61,9 @@ VALUES: list[Any] = ["x", 7, True, [], ["x"], {"a": "x"}, "0.01", 1_700_000_000,
 def columns() -> list[str]:
     """The names of all fields of all tables, and what serializers call them."""
     models = [
-        model for app in ("orgs", "ops", "metering", "billing") for model in apps.get_app_config(app).get_models()
+        model
+        for app in ("orgs", "ops", "metering", "billing", "gateway")
+        for model in apps.get_app_config(app).get_models()
     ]
     fields = [field for model in models for field in model._meta.get_fields()]
     names = INTERNAL | {field.name for field in fields} | {getattr(field, "attname", field.name) for field in fields}
