@@ -144,6 +144,7 @@ def test_usage_is_told_apart_by_model_key_or_project_as_the_profile_asks(calenda
     assert_sound()
 
 
+@pytest.mark.one_database
 def test_usage_stands_on_the_document_of_whoever_paid(calendar: Clock) -> None:
     acme = organization("acme", usd="0.30")
     ann, called = guest(acme, usd="5")
@@ -487,6 +488,7 @@ def test_usage_goes_on_while_months_are_closed(books: Books, calendar: Clock) ->
 # Every record is on one document
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_record_is_on_one_document_whatever_clocks_and_calendars_do(calendar: Clock, seed: int) -> None:
     """Zones from −11 to +14, anchors that change, leaps of the clock over months, daylight saving and leap days."""

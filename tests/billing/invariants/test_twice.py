@@ -49,6 +49,7 @@ def later(books: Books, folder: Path, *, at: datetime) -> Iterator[None]:
         yield
 
 
+@pytest.mark.one_database
 @proves("J03", guard="periods_are_begun_once")
 def test_every_task_that_is_delivered_twice_at_once_runs_once(past: Books, tmp_path: Path) -> None:
     ran: Counter[str] = Counter()
@@ -92,6 +93,7 @@ def effect() -> dict[str, Counter[tuple[Any, ...]]]:
     return found
 
 
+@pytest.mark.one_database
 def test_where_both_deliveries_of_every_task_run_the_effect_is_that_of_one(
     furnished: Server, django_db_blocker: Any, tmp_path: Path
 ) -> None:
