@@ -10,6 +10,8 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
+import pytest
+
 from core import clock, failpoints
 from core.celery import app
 from core.schedule import JOBS
