@@ -140,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _ids_of_today() -> Iterator[None]:
-    """A test in which the clock went ahead leaves no ids of that future to the next: they never go back by themselves."""
+    """A test in which the clock went ahead leaves no ids of that future to the next one."""
     from core import ids
 
     before = ids._last
