@@ -76,6 +76,8 @@ INSTALLED_APPS = [
     "metering",
     "billing",
     "gateway",
+    "portal",
+    "django_htmx",
 ]
 
 MIDDLEWARE = [
@@ -87,6 +89,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "core.urls"
@@ -281,6 +284,8 @@ if STRIPE_API_KEY and not PUBLIC_URL.startswith(("https://", "http://")):
     raise env.BadSetting("PUBLIC_URL must be set with STRIPE_API_KEY, e.g. https://billing.example.com.")
 if STRIPE_API_KEY and not STRIPE_WEBHOOK_SECRETS:
     raise env.BadSetting("STRIPE_WEBHOOK_SECRET must be set with STRIPE_API_KEY; several are separated by commas.")
+# Whether people may make themselves an account in the portal, or only those who are invited.
+SIGN_UP = env.flag("SIGN_UP", EMBEDDED)
 CATALOG_PUBLIC = env.flag("CATALOG_PUBLIC", False)
 # Webhooks to http://localhost, for trying things out; they never go anywhere else that is not public.
 WEBHOOKS_ALLOW_LOCAL = env.flag("WEBHOOKS_ALLOW_LOCAL", False)

@@ -17,5 +17,6 @@ urlpatterns = [
     path("", include("metering.urls")),
     path("", include("ops.urls")),
     path("", include("orgs.urls")),
+    path("", include("portal.urls")),
     re_path(r"^.*$", views.Nowhere.as_view(), name="nowhere"),
 ]

@@ -8,6 +8,7 @@ a person at the desk, and the job's result counts it. All that comes before (a s
 cannot be made) is certain, and is tried again.
 
 Attachments are made when they are sent, from their names: the app that knows a kind puts it into ``ATTACHMENTS``.
+So are secrets, which rest in no table: ``FILLINGS`` makes what takes a place in the text (``place_of``).
 """
 
 import logging
@@ -55,6 +56,8 @@ class Attachment(NamedTuple):
 
 # Who makes the attachments of a kind from their key, such as an invoice's PDF from its id. No side effects.
 ATTACHMENTS: Final[dict[str, Callable[[str], Attachment]]] = {}
+# Who makes what a mail's text leaves a place for, such as a link with a secret, from its key.
+FILLINGS: Final[dict[str, Callable[[str], str]]] = {}
 
 _DOUBT = """
     UPDATE mail SET state = 'doubtful', leased_until = NULL, failure = 'its sender died while the mail server had it'
@@ -103,7 +106,7 @@ def post(
 ) -> int:
     """Write one mail to each of these addresses inside the caller's transaction; how many are new.
 
-    ``attachments`` name what ``ATTACHMENTS`` makes: ``{"kind": "invoice", "key": "inv_…"}``. A kind, key
+    ``attachments`` name what ``ATTACHMENTS`` or ``FILLINGS`` make: ``{"kind": "invoice", "key": "inv_…"}``. A kind, key
     and address that had their mail get no second one, whatever it would say.
     """
     assert connection.in_atomic_block, "mails.post needs the transaction of what it tells"
@@ -233,15 +236,26 @@ def _message(mail: Mail, backend: BaseEmailBackend) -> EmailMultiAlternatives:
         "Date": f"{mail.created_at:%a, %d %b %Y %H:%M:%S} +0000",
         "Auto-Submitted": "auto-generated",
     }
+    text = mail.text
+    for wanted in mail.attachments:
+        if (fill := FILLINGS.get(wanted["kind"])) is not None:
+            text = text.replace(place_of(wanted["kind"]), fill(wanted["key"]))
     made = EmailMultiAlternatives(
-        mail.subject, mail.text, settings.DEFAULT_FROM_EMAIL, [mail.recipient], connection=backend, headers=headers
+        mail.subject, text, settings.DEFAULT_FROM_EMAIL, [mail.recipient], connection=backend, headers=headers
     )
     if mail.html:
         made.attach_alternative(mail.html, "text/html")
     for wanted in mail.attachments:
+        if wanted["kind"] in FILLINGS:
+            continue
         file = ATTACHMENTS[wanted["kind"]](wanted["key"])
         made.attach(file.name, file.content, file.media_type)
     return made
+
+
+def place_of(kind: str) -> str:
+    """What stands in a text for what ``FILLINGS`` makes when the mail is sent."""
+    return f"[{kind}]"
 
 
 @transaction.atomic(durable=True)

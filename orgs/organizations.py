@@ -7,12 +7,13 @@ from functools import cache
 from uuid import UUID
 from zoneinfo import available_timezones
 
+from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
 from core import ids
-from core.errors import Conflict, OutOfRange
+from core.errors import Conflict, OutOfRange, PermissionDenied
 from orgs import audit, caches, members
 from orgs.audit import Actor
 from orgs.models import SLUG_PATTERN, Organization, User
@@ -143,6 +144,26 @@ def keep_user(user: User, *, by: Actor, changed: Collection[str], new: bool) -> 
     )
     ensure_personal(user, by=by)
     caches.bump()
+    return user
+
+
+@transaction.atomic
+def choose_password(*, email: str, password: str) -> User:
+    """Give the person of an address, made if new, a password. Whoever calls has proven that the address is theirs.
+
+    Raises ``OutOfRange`` for a password that is too easy, and ``PermissionDenied`` for a person made inactive.
+    """
+    user = ensure_user(email, by=audit.system("portal"))
+    user = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+    if not user.is_active:
+        raise PermissionDenied("This account was closed.")
+    try:
+        validate_password(password, user)
+    except ValidationError as error:
+        raise OutOfRange(" ".join(error.messages), param="password") from error
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    audit.note(actor=audit.user(user), verb="user.password_chosen", subject=user)
     return user
 
 

@@ -14,7 +14,7 @@ from django.db import connection
 
 from tests.database import ROOT
 
-APPS = ("core", "orgs", "ops", "metering", "billing", "gateway")
+APPS = ("core", "orgs", "ops", "metering", "billing", "gateway", "portal")
 
 # One table has one writer (design 1). None: nothing writes it yet.
 WRITERS: dict[str, str | None] = {

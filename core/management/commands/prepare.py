@@ -24,7 +24,6 @@ ECHO = settings.BASE_DIR / "gateway" / "seed" / "echo.yaml"
 PREPARE_LOCK = 0x746F6C6C
 MIGRATION_LOCK_TIMEOUT_MS = 10_000
 
-DEMO_OWNER = "owner@demo.example"
 DEMO_GRANT_USD = "100"
 DEMO_SERVICE_SCOPES = "events:write,authorizations:write"
 
@@ -101,7 +100,6 @@ def _make_demo() -> dict[str, str]:
     """The organization with its wallet and key, a gateway's service key and an operator, by the public commands."""
     mark = _free_mark()
     slug = f"demo{mark}"
-    owned = _answer("create_organization", slug, "--owner", DEMO_OWNER, "--grant-usd", DEMO_GRANT_USD, "--json")
     gateway = _answer("create_service_key", f"{slug}-gateway", "--scopes", DEMO_SERVICE_SCOPES, "--json")
     # A first model call is answered without any provider; a channel of one goes before it.
     call_command("load_channels", str(ECHO), stdout=io.StringIO())
@@ -111,6 +109,8 @@ def _make_demo() -> dict[str, str]:
         call_command("createsuperuser", "--noinput", "--email", admin, stdout=io.StringIO())
     finally:
         del os.environ["DJANGO_SUPERUSER_PASSWORD"]
+    # The one person of the demo: finance in the admin, and the customer in the portal.
+    owned = _answer("create_organization", slug, "--owner", admin, "--grant-usd", DEMO_GRANT_USD, "--json")
     return {
         "service_key": gateway["service_key"],
         "customer_key": owned["customer_key"],

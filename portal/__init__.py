@@ -1,0 +1,1 @@
+"""The desk of customers: their web pages, for people who are members of an organization."""

@@ -1,0 +1,36 @@
+// What pages do beside htmx: copy a text, tell what a bar of a chart is, ask before what cannot be undone.
+"use strict";
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const from = document.querySelector(button.dataset.copy);
+  if (!from) return;
+  await navigator.clipboard.writeText(from.value ?? from.textContent);
+  const said = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = said; }, 1500);
+});
+
+document.addEventListener("submit", (event) => {
+  const question = event.submitter?.dataset.ask ?? event.target.dataset.ask;
+  if (question && !window.confirm(question)) event.preventDefault();
+});
+
+// A form without a button of its own is sent when a choice in it changes.
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("form[data-auto]");
+  if (form) form.requestSubmit();
+});
+
+const tip = document.getElementById("tip");
+document.addEventListener("pointermove", (event) => {
+  const bar = event.target.closest?.("[data-label]");
+  if (!tip) return;
+  tip.hidden = !bar;
+  if (!bar) return;
+  tip.textContent = bar.dataset.label;
+  const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
+  tip.style.left = `${Math.max(8, Math.min(event.clientX + 12, room))}px`;
+  tip.style.top = `${event.clientY + 16}px`;
+});

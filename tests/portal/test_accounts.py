@@ -1,0 +1,97 @@
+import re
+
+import pytest
+from django.core import mail
+from django.test import Client
+
+from ops import mails
+from ops.models import Mail
+from orgs.models import AuditEntry, Organization, User
+from tests.orgs import world
+from tests.portal.world import PASSWORD, signed_in
+
+LINK = re.compile(r"/portal/welcome/\S+")
+
+
+def letter(to: str) -> str:
+    """The place that the last letter to an address leads to, as the mail server gets it."""
+    row = Mail.objects.filter(recipient=to).latest("created_at")
+    assert LINK.search(row.text) is None
+    found = LINK.search(str(mails._message(row, mail.get_connection()).body))
+    assert found is not None
+    return found.group()
+
+
+def test_a_new_person_makes_an_account_by_a_letter(db: None, settings):
+    settings.SIGN_UP = True
+    client = Client()
+    assert "on its way" in client.post("/portal/sign-up", {"email": "Eve@Example.com"}).content.decode()
+    assert not User.objects.filter(email="eve@example.com").exists()
+    place = letter("eve@example.com")
+    assert "eve@example.com" in client.get(place).content.decode()
+    inside = client.post(place, {"password": PASSWORD}, follow=True)
+    eve = User.objects.get(email="eve@example.com")
+    assert inside.redirect_chain[-1][0] == f"/portal/{Organization.objects.get(personal_of=eve).slug}/"
+    assert AuditEntry.objects.filter(verb="user.password_chosen").count() == 1
+    assert Client().get(place).status_code == 400
+    entered = Client().post("/portal/sign-in", {"email": "eve@example.com", "password": PASSWORD})
+    assert entered.status_code == 302
+
+
+def test_the_answer_is_the_same_for_whom_we_know_and_whom_we_do_not(db: None, settings):
+    settings.SIGN_UP = False
+    world.person("ada@example.com")
+    said = [
+        Client().post("/portal/forgotten", {"email": email}).content.decode().replace(email, "")
+        for email in ("ada@example.com", "nobody@example.com")
+    ]
+    assert said[0] == said[1]
+    assert list(Mail.objects.values_list("recipient", flat=True)) == ["ada@example.com"]
+
+
+def test_a_letter_is_sent_once_in_five_minutes(db: None):
+    world.person("ada@example.com")
+    for _ in range(3):
+        Client().post("/portal/forgotten", {"email": "ada@example.com"})
+    assert Mail.objects.count() == 1
+
+
+def test_a_wrong_password_and_a_wrong_address_are_told_alike(db: None):
+    User.objects.create_user("ada@example.com", PASSWORD)
+    pages = [
+        Client().post("/portal/sign-in", {"email": email, "password": "no such password"})
+        for email in ("ada@example.com", "nobody@example.com")
+    ]
+    assert [page.status_code for page in pages] == [403, 403]
+    assert all("do not belong together" in page.content.decode() for page in pages)
+
+
+def test_an_easy_password_is_refused_at_its_field(db: None, settings):
+    settings.SIGN_UP = True
+    Client().post("/portal/sign-up", {"email": "eve@example.com"})
+    page = Client().post(letter("eve@example.com"), {"password": "short"})
+    assert "at least 12 characters" in page.content.decode()
+    assert not User.objects.filter(email="eve@example.com").exists()
+
+
+@pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "javascript:alert(1)"])
+def test_after_signing_in_nobody_is_sent_elsewhere(db: None, wanted: str):
+    user = world.person()
+    user.set_password(PASSWORD)
+    user.save()
+    page = Client().post("/portal/sign-in", {"email": user.email, "password": PASSWORD, "next": wanted})
+    assert page["Location"].startswith("/portal/personal-")
+
+
+def test_a_person_makes_an_organization_and_owns_it(db: None):
+    client = signed_in(world.person())
+    made = client.post("/portal/organizations", {"name": "Acme", "slug": "acme", "time_zone": "Europe/Berlin"})
+    assert made["Location"] == "/portal/acme/"
+    assert "owner" in client.get("/portal/acme/").content.decode()
+    again = client.post("/portal/organizations", {"name": "Acme", "slug": "acme", "time_zone": "UTC"})
+    assert "This slug is taken." in again.content.decode()
+
+
+def test_who_is_not_signed_in_comes_back_to_the_page_afterwards(db: None):
+    world.organization()
+    assert Client().get("/portal/acme-labs/")["Location"] == "/portal/sign-in?next=/portal/acme-labs/"
