@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 from django.core import mail
@@ -22,7 +23,7 @@ def letter(to: str) -> str:
     return found.group()
 
 
-def test_a_new_person_makes_an_account_by_a_letter(db: None, settings):
+def test_a_new_person_makes_an_account_by_a_letter(db: None, settings: Any) -> None:
     settings.SIGN_UP = True
     client = Client()
     assert "on its way" in client.post("/portal/sign-up", {"email": "Eve@Example.com"}).content.decode()
@@ -38,7 +39,7 @@ def test_a_new_person_makes_an_account_by_a_letter(db: None, settings):
     assert entered.status_code == 302
 
 
-def test_the_answer_is_the_same_for_whom_we_know_and_whom_we_do_not(db: None, settings):
+def test_the_answer_is_the_same_for_whom_we_know_and_whom_we_do_not(db: None, settings: Any) -> None:
     settings.SIGN_UP = False
     world.person("ada@example.com")
     said = [
@@ -49,14 +50,14 @@ def test_the_answer_is_the_same_for_whom_we_know_and_whom_we_do_not(db: None, se
     assert list(Mail.objects.values_list("recipient", flat=True)) == ["ada@example.com"]
 
 
-def test_a_letter_is_sent_once_in_five_minutes(db: None):
+def test_a_letter_is_sent_once_in_five_minutes(db: None) -> None:
     world.person("ada@example.com")
     for _ in range(3):
         Client().post("/portal/forgotten", {"email": "ada@example.com"})
     assert Mail.objects.count() == 1
 
 
-def test_a_wrong_password_and_a_wrong_address_are_told_alike(db: None):
+def test_a_wrong_password_and_a_wrong_address_are_told_alike(db: None) -> None:
     User.objects.create_user("ada@example.com", PASSWORD)
     pages = [
         Client().post("/portal/sign-in", {"email": email, "password": "no such password"})
@@ -66,7 +67,7 @@ def test_a_wrong_password_and_a_wrong_address_are_told_alike(db: None):
     assert all("do not belong together" in page.content.decode() for page in pages)
 
 
-def test_an_easy_password_is_refused_at_its_field(db: None, settings):
+def test_an_easy_password_is_refused_at_its_field(db: None, settings: Any) -> None:
     settings.SIGN_UP = True
     Client().post("/portal/sign-up", {"email": "eve@example.com"})
     page = Client().post(letter("eve@example.com"), {"password": "short"})
@@ -75,7 +76,7 @@ def test_an_easy_password_is_refused_at_its_field(db: None, settings):
 
 
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "javascript:alert(1)"])
-def test_after_signing_in_nobody_is_sent_elsewhere(db: None, wanted: str):
+def test_after_signing_in_nobody_is_sent_elsewhere(db: None, wanted: str) -> None:
     user = world.person()
     user.set_password(PASSWORD)
     user.save()
@@ -83,7 +84,7 @@ def test_after_signing_in_nobody_is_sent_elsewhere(db: None, wanted: str):
     assert page["Location"].startswith("/portal/personal-")
 
 
-def test_a_person_makes_an_organization_and_owns_it(db: None):
+def test_a_person_makes_an_organization_and_owns_it(db: None) -> None:
     client = signed_in(world.person())
     made = client.post("/portal/organizations", {"name": "Acme", "slug": "acme", "time_zone": "Europe/Berlin"})
     assert made["Location"] == "/portal/acme/"
@@ -92,6 +93,6 @@ def test_a_person_makes_an_organization_and_owns_it(db: None):
     assert "This slug is taken." in again.content.decode()
 
 
-def test_who_is_not_signed_in_comes_back_to_the_page_afterwards(db: None):
+def test_who_is_not_signed_in_comes_back_to_the_page_afterwards(db: None) -> None:
     world.organization()
     assert Client().get("/portal/acme-labs/")["Location"] == "/portal/sign-in?next=/portal/acme-labs/"
