@@ -49,10 +49,10 @@ def _write(model: type[models.Model], column: models.Field[Any, Any]) -> bool:
     key = model._meta.pk.column
     taken = False
     for pk, text in model._default_manager.values_list("pk", column.attname)[:SPOILED_MAX]:
-        changed = _marked(text)
+        changed: Any = _marked(text)
         if changed == text:
             continue
-        value = json.dumps(changed) if isinstance(column, models.JSONField) else changed
+        value: str = json.dumps(changed) if isinstance(column, models.JSONField) else changed
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 # The books refuse changes; whoever wrote such a row wrote it like that.
