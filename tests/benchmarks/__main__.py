@@ -42,6 +42,7 @@ def _play(url: str, folder: Path, names: list[str]) -> list[Figure]:
         ingest,
         overload,
         pages,
+        paint,
         processor,
         rates,
         singles,
@@ -58,6 +59,7 @@ def _play(url: str, folder: Path, names: list[str]) -> list[Figure]:
         "rates": rates.figures, "ingest": ingest.figures, "wallet": wallet.figures, "holds": holds.figures,
         "pages": pages.figures, "singles": singles.figures, "processor": processor.figures,
         "overload": overload.figures, "closing": closing.figures, "size": size.figures, "gateway": gateway.figures,
+        "paint": paint.figures,
     }  # fmt: skip
     return [figure for name, play in chosen.items() if not names or name in names for figure in play(played)]
 

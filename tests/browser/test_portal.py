@@ -15,14 +15,14 @@ from tests.server import WebServer
 _OF_ORGANIZATION = re.compile(r"portal/%\(slug\)s/[a-z/-]*")
 
 
-def pages() -> list[str]:
+def pages(slug: str = "acme-labs") -> list[str]:
     """The addresses of an organization's pages, from the URL configuration."""
     found = []
     for name, entries in get_resolver("portal.urls").reverse_dict.lists():
         for possibilities, *_ in entries:
             for pattern, _ in possibilities:
                 if isinstance(name, str) and _OF_ORGANIZATION.fullmatch(pattern):
-                    found.append(pattern % {"slug": "acme-labs"})
+                    found.append(pattern % {"slug": slug})
     return sorted(set(found))
 
 
