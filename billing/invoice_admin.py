@@ -16,6 +16,7 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import bank, closing, invoices, issued, profiles
@@ -235,7 +236,7 @@ class InvoiceAdmin(ActsAdmin[Any]):
             for line in found
         ]  # fmt: skip
         heads = ("line", "of", "tier", "batch", "key or project", "requests", "exact (USD)", "amount (USD)")
-        return table(heads, shown) + more
+        return format_html("{}{}", table(heads, shown), more)
 
     @admin.display(description="settlements")
     def settlements(self, row: Invoice) -> str:
@@ -251,7 +252,7 @@ class InvoiceAdmin(ActsAdmin[Any]):
             for one in found
         ]  # fmt: skip
         heads = ("at (UTC)", "kind", "amount (USD)", "of it tax", "beyond", "from", "reference", "by")
-        return table(heads, shown) + more
+        return format_html("{}{}", table(heads, shown), more)
 
     @admin.display(description="dunning")
     def steps(self, row: Invoice) -> str:

@@ -5,7 +5,7 @@ What can be done about a row of the books is an ``Act``: a button, a page that a
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -27,16 +27,17 @@ from core.errors import ApiError
 from core.fields import IdField
 from core.http import from_exception
 
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin, TabularInline
+else:
+    # Unfold has no types; what it adds to Django's own is looks.
+    from unfold.admin import ModelAdmin, TabularInline
+
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 ROWS_MAX = 1000
 INLINE_ROWS_MAX = 100
-
-admin.site.site_header = admin.site.site_title = "Tollbook"
-admin.site.index_title = "The desk"
-# There is no site beside the API to view.
-admin.site.site_url = None
 
 
 class BoundedPaginator(Paginator[T]):
@@ -66,7 +67,7 @@ class QuickList(ChangeList):
         self.bounded = self.result_count >= ROWS_MAX
 
 
-class QuickAdmin(admin.ModelAdmin[M]):
+class QuickAdmin(ModelAdmin[M]):
     """Newest first, without COUNT(*), found by the id that customers see."""
 
     change_list_template = "admin/quick_list.html"
@@ -75,9 +76,6 @@ class QuickAdmin(admin.ModelAdmin[M]):
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     ordering: ClassVar[tuple[str, ...]] = ("-pk",)
-
-    class Media:
-        css = {"all": ("core/desk.css",)}
 
     def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
         """Bounded."""
@@ -365,7 +363,7 @@ class FirstRows(BaseInlineFormSet[Any, Any, Any]):
         return self._first
 
 
-class ReadInline(admin.TabularInline[Any, Any]):
+class ReadInline(TabularInline[Any, Any]):
     """Rows shown on their owner's page, read-only."""
 
     extra = 0

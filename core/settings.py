@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import dj_database_url
 import django_stubs_ext
+from csp import constants as csp
 
 from core import env, schedule
 
@@ -61,7 +62,10 @@ TRUSTED_PROXIES = env.integer("TRUSTED_PROXIES", 0, low=0, high=10)
 HTTPS = env.flag("HTTPS", False)
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    # Before unfold, some of whose templates and files it replaces.
+    "core",
+    "unfold.apps.BasicAppConfig",
+    "core.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -70,7 +74,6 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "core",
     "orgs",
     "ops",
     "metering",
@@ -84,6 +87,7 @@ MIDDLEWARE = [
     "core.http.Envelope",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -173,6 +177,20 @@ SECURE_HSTS_PRELOAD = HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS and TRUSTED_PROXIES else None
 SECURE_REDIRECT_EXEMPT = ["^healthz$", "^readyz$"]
 X_FRAME_OPTIONS = "DENY"
+# What a page may load and do: our own files and nothing else, nothing inline, nothing made up at run time.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [csp.NONE],
+        "script-src": [csp.SELF],
+        "style-src": [csp.SELF],
+        "img-src": [csp.SELF, "data:"],
+        "font-src": [csp.SELF],
+        "connect-src": [csp.SELF],
+        "form-action": [csp.SELF],
+        "frame-ancestors": [csp.NONE],
+        "base-uri": [csp.NONE],
+    }
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["orgs.authentication.BearerKey"],
@@ -201,6 +219,19 @@ SPECTACULAR_SETTINGS = {
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
+}
+
+# The desk; its colours are in core/static/core/desk.css, what stands in its menu is in ``core.desk``.
+UNFOLD = {
+    "SITE_TITLE": "Tollbook",
+    "SITE_HEADER": "Tollbook",
+    "SITE_SUBHEADER": "The desk",
+    "SITE_SYMBOL": "toll",
+    # There is no site beside the API to view.
+    "SITE_URL": "/admin/",
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_BACK_BUTTON": False,
+    "SIDEBAR": {"show_search": True, "command_search": True, "navigation": "core.desk.navigation"},
 }
 
 CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", "") or (_embedded_broker() if EMBEDDED else "")

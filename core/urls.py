@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from core import views
 
@@ -10,7 +10,7 @@ urlpatterns = [
     path("healthz", views.Alive.as_view(), name="healthz"),
     path("readyz", views.Ready.as_view(), name="readyz"),
     path("v1/openapi.json", views.Document.as_view(), name="openapi"),
-    path("docs", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
+    path("docs", SpectacularSwaggerSplitView.as_view(url_name="openapi"), name="docs"),
     path("admin/", admin.site.urls),
     path("", include("gateway.urls")),
     path("", include("billing.urls")),

@@ -66,7 +66,7 @@ def charge(of: Organization, event_id: str = "evt_1") -> tuple[UsageRecord, Tran
 
 def cells(text: str, field: str) -> list[str]:
     """What a column of a list shows, without markup."""
-    found = re.findall(rf'<t[dh] class="field-{field}[^"]*">(.*?)</t[dh]>', text)
+    found = re.findall(rf'<t[dh] class="field-{field}\b[^>]*>(.*?)</t[dh]>', text)
     return [re.sub("<[^>]*>", "", cell) for cell in found]
 
 
@@ -188,7 +188,7 @@ def test_an_organizations_page_shows_its_wallet_members_keys_and_newest_usage(ro
 
 def cells_of_page(text: str, field: str) -> str:
     """What a page shows for a field, without markup."""
-    found = re.search(rf'field-{field}">.*?<div class="readonly">(.*?)</div>', text, re.DOTALL)
+    found = re.search(rf'field-{field} .*?<div class="readonly[^"]*">(.*?)</div>', text, re.DOTALL)
     assert found is not None, field
     return re.sub("<[^>]*>", "", found[1]).strip()
 

@@ -531,7 +531,7 @@ def test_a_lifted_ceiling_shows_no_standing_and_one_in_force_does(root: Client, 
     def facts() -> list[str]:
         text = desk.read(root, desk.page(made)).text
         found = [
-            re.search(rf'field-{name}.*?<div class="readonly">(.*?)</div>', text, re.DOTALL)
+            re.search(rf'field-{name} .*?<div class="readonly[^"]*">(.*?)</div>', text, re.DOTALL)
             for name in ("used", "held_now", "left")
         ]
         return [match[1] if match else "" for match in found]

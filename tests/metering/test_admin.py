@@ -720,7 +720,7 @@ def test_a_list_of_drafts_counts_their_prices_in_one_query(root: Client) -> None
     for _ in range(10):
         draft(slugs[0])
     many = desk.read(root, desk.listing(PriceDraft))
-    assert re.findall(r'class="field-prices">(.*?)</td>', many.text) == ["1"] * 10 + ["3"]
+    assert re.findall(r'class="field-prices [^>]*>(.*?)</td>', many.text) == ["1"] * 10 + ["3"]
     assert (len(few.rows), len(many.rows)) == (1, 11)
     assert len(few.queries) == len(many.queries)
 
