@@ -16,7 +16,16 @@ from orgs.models import Organization
 
 
 class ChannelForm(ModelForm[Channel]):
-    """A channel's fields, its models as JSON."""
+    """A channel's fields, its models as JSON. Its key goes in and never comes out."""
+
+    key = forms.CharField(
+        required=False,
+        max_length=channels.KEY_CHARS_MAX,
+        # Never with a value, so that a form that is shown again has none.
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}, render_value=False),
+        help_text="Kept encrypted and never shown again. Empty: what is kept stays.",
+    )
+    forget_key = forms.BooleanField(required=False, help_text="Take away the key that is kept here")
 
     class Meta:
         model = Channel
@@ -31,10 +40,10 @@ class ChannelForm(ModelForm[Channel]):
 
 @admin.register(Channel)
 class ChannelAdmin(VerbAdmin[Channel]):
-    """Upstreams. Their keys are in the environment and never shown here."""
+    """Upstreams. A key is in the environment or kept here, encrypted; nobody is shown it."""
 
     form = ChannelForm
-    list_display = ("name", "kind", "base_url", "priority", "weight", "number_of_models", "enabled")
+    list_display = ("name", "kind", "base_url", "key_is", "priority", "weight", "number_of_models", "enabled")
     list_filter = ("enabled", "kind")
     search_fields = ("=name",)
     ordering = ("name",)
@@ -48,12 +57,25 @@ class ChannelAdmin(VerbAdmin[Channel]):
         """How many ids it serves."""
         return "any" if channels.ANY in row.serves else str(len(row.serves))
 
+    @admin.display(description="key")
+    def key_is(self, row: Channel) -> str:
+        """Where its key is."""
+        return "kept here" if row.sealed_key is not None else row.key_env or "none"
+
+    def get_fields(self, request: HttpRequest, obj: Channel | None = None) -> list[Any]:
+        """The key after the variable that may hold it instead; forgotten is only what there is."""
+        found = [str(name) for name in super().get_fields(request, obj) if name not in {"key", "forget_key"}]
+        at = found.index("key_env") + 1
+        kept = ["forget_key"] if obj is not None and obj.sealed_key is not None else []
+        return [*found[:at], "key", *kept, *found[at:]]
+
     def keep(self, request: HttpRequest, row: Channel, *, form: ModelForm[Channel], new: bool) -> Channel:
         """Save by the verb."""
         told = {field: getattr(row, "serves" if field == "models" else field) for field in channels.FIELDS}
         if type(told["models"]) is str:
             told["models"] = json.loads(told["models"])
-        return channels.keep(name=row.name, fields=told, by=actor(request))[0]
+        told_key = form.cleaned_data.get("key") or ("" if form.cleaned_data.get("forget_key") else None)
+        return channels.keep(name=row.name, fields=told, key=told_key, by=actor(request))[0]
 
 
 @admin.register(Route)

@@ -32,7 +32,7 @@ from billing.budgets import Counted
 from core import clock, errors, ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
 from gateway import channels, counts, echo, groups, health, limits, native, replays, routing, terms, threads, upstream
-from gateway.channels import Kind
+from gateway.channels import CapName, Kind
 from gateway.groups import GROUP_LOCK_MS, Groups
 from gateway.limits import Permit
 from gateway.routing import Candidate
@@ -67,8 +67,8 @@ INSUFFICIENT = "insufficient_system_resource"
 class Prompt(NamedTuple):
     """A request that has been read: what is sent on, but for the model, the cap and how the answer comes.
 
-    ``digest`` stands for all that it says. ``cap`` is on the tokens of each of ``n`` choices. ``native`` is the
-    same as a request for a response, for upstreams that take those.
+    ``digest`` stands for all that it says. ``cap`` is on the tokens of each of ``n`` choices, ``cap_name`` what a
+    chat's client called it. ``native`` is the same as a request for a response, for upstreams that take those.
     """
 
     model: CatalogModel
@@ -81,6 +81,7 @@ class Prompt(NamedTuple):
     end_user: str | None
     digest: bytes
     native: Mapping[str, Any] | None = None
+    cap_name: str = ""
 
 
 class Asking(NamedTuple):
@@ -562,7 +563,8 @@ class Call:
         body = {**said, "model": candidate.upstream_id}
         if self.prompt.cap is not None or self.held.enforcement == holds.Enforcement.STRICT:
             # What was held for is what may be made.
-            body["max_output_tokens" if is_native else "max_tokens"] = admitted.most.max_output_tokens
+            name = candidate.channel.cap_name or self.prompt.cap_name or CapName.MAX_TOKENS.value
+            body["max_output_tokens" if is_native else name] = admitted.most.max_output_tokens
         if is_native:
             # Nothing of a customer's is kept for us elsewhere.
             body["store"] = False

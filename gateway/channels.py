@@ -1,10 +1,12 @@
 """Channels: the upstreams that serve model calls, and the routes of smart products.
 
 The only module that writes ``Channel`` and ``Route``. A change holds in every process as soon as it asks whether
-its caches still do (``CACHE_POLL_MS``). Keys come from the environment only: nothing here could keep
-them secret in the database without a library for it.
+its caches still do (``CACHE_POLL_MS``). A channel's key is in the environment, or in its row, sealed
+(``ops.sealing``): what has been put there is sent upstream and shown to nobody.
 """
 
+import contextlib
+import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -13,14 +15,19 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from core import errors
 from gateway.models import Channel, Route
+from ops import sealing
 from orgs import audit, caches
 from orgs.audit import Actor
 
+log = logging.getLogger(__name__)
+
 Kind = Channel.Kind
+CapName = Channel.CapName
 By = Route.By
 # Every id, unchanged.
 ANY = "*"
@@ -31,13 +38,17 @@ PRIORITY_MAX = 1_000_000
 MILLISECONDS_MAX = 3_600_000
 CONCURRENCY_MAX = 1_000_000
 CHANNELS_MAX = 1000
+KEY_CHARS_MAX = 4096
 # A channel is never given a secret that was meant for something else.
 _KEY_ENV = re.compile(r"(?!STRIPE)[A-Z][A-Z0-9_]{0,100}_API_KEY")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# What a header may hold (RFC 6750, 2.1, and more).
+_KEY = re.compile(r"[!-~]+")
 _TIMES = ("connect_ms", "first_byte_ms", "idle_ms", "total_ms")
 _FLAGS = ("enabled", "has_responses", "has_stream_usage")
 FIELDS = (
     "kind", "base_url", "key_env", "models", "groups", "priority", "weight", *_FLAGS, *_TIMES, "concurrency_max",
+    "cap_name",
 )  # fmt: skip
 # What a field of a file is called in the table, where a column cannot have its name.
 _COLUMN = {"models": "serves"}
@@ -63,6 +74,7 @@ class ChannelFacts:
     concurrency_max: int | None
     has_responses: bool
     has_stream_usage: bool
+    cap_name: str = CapName.AS_ASKED.value
 
     def upstream_id(self, slug: str) -> str | None:
         """What the upstream calls a model of the catalog; None if the channel does not serve it."""
@@ -98,20 +110,38 @@ class Board(NamedTuple):
 
 
 def _load(keys: Collection[str]) -> Mapping[str, Board]:
-    channels = tuple(_facts(row) for row in Channel.objects.filter(enabled=True).order_by("id"))
+    rows = Channel.objects.filter(enabled=True).order_by("id")
+    channels = tuple(facts for row in rows if (facts := _facts(row)) is not None)
     routes = {row.model: RouteFacts(row.by, tuple(row.candidates)) for row in Route.objects.all()}
     return dict.fromkeys(keys, Board(channels, routes))
 
 
-def _facts(row: Channel) -> ChannelFacts:
+def _facts(row: Channel) -> ChannelFacts | None:
+    """What is kept of a row; None where its key cannot be read, for nobody is asked without it."""
+    try:
+        key = _key_of(row)
+    except sealing.Unreadable as reason:
+        log.error("channel %s is left out: its key is %s", row.name, reason)
+        return None
     return ChannelFacts(
-        id=row.pk, name=row.name, kind=row.kind, base_url=row.base_url.rstrip("/"),
-        key=os.environ.get(row.key_env, "") if row.key_env else "", models=row.serves, groups=frozenset(row.groups),
-        priority=row.priority, weight=row.weight, connect_seconds=row.connect_ms / 1000,
+        id=row.pk, name=row.name, kind=row.kind, base_url=row.base_url.rstrip("/"), key=key, models=row.serves,
+        groups=frozenset(row.groups), priority=row.priority, weight=row.weight, connect_seconds=row.connect_ms / 1000,
         first_byte_seconds=row.first_byte_ms / 1000, idle_seconds=row.idle_ms / 1000,
         total_seconds=row.total_ms / 1000, concurrency_max=row.concurrency_max, has_responses=row.has_responses,
-        has_stream_usage=row.has_stream_usage,
+        has_stream_usage=row.has_stream_usage, cap_name=row.cap_name,
     )  # fmt: skip
+
+
+def _key_of(row: Channel) -> str:
+    """What is sent as the channel's key. Raises ``sealing.Unreadable``."""
+    if row.sealed_key is None:
+        return os.environ.get(row.key_env, "") if row.key_env else ""
+    masters = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return sealing.unseal(bytes(row.sealed_key), context=row.pk.bytes, masters=masters).decode()
+
+
+def _seal(row: Channel, key: str) -> bytes:
+    return sealing.seal(key.encode(), context=row.pk.bytes, master=settings.SECRET_KEY)
 
 
 _boards: caches.Cached[str, Board] = caches.Cached(_load)
@@ -130,26 +160,60 @@ def routable(group: str) -> frozenset[str] | None:
 
 
 @transaction.atomic
-def keep(*, name: str, fields: Mapping[str, Any], by: Actor) -> tuple[Channel, bool]:
+def keep(*, name: str, fields: Mapping[str, Any], key: str | None = None, by: Actor) -> tuple[Channel, bool]:
     """Make a channel or change the one of that name to exactly these fields; the row, and whether anything changed.
 
-    A field that is absent has its default. Raises ``OutOfRange`` or ``InvalidType`` that name the field.
+    A field that is absent has its default. ``key`` is kept sealed; without one, what is sealed stays, and ``""``
+    takes it away. Raises ``OutOfRange`` or ``InvalidType`` that name the field.
     """
     told = _checked(name, fields)
+    if key:
+        _check_key(key)
     row = Channel.objects.select_for_update(no_key=True).filter(name=name).first()
-    if row is None:
-        row = Channel.objects.create(name=name, **told)
-        audit.note(actor=by, verb="channel.created", subject=row, details=_shown(told))
+    is_new = row is None
+    row = row or Channel(name=name)
+    if told["key_env"] and (key or (key is None and row.sealed_key is not None)):
+        raise errors.OutOfRange(
+            "a channel's key is in one place: leave key_env empty, or take away the key that is kept here.",
+            param="key_env",
+        )
+    if key and told["kind"] == Kind.ECHO:
+        raise errors.OutOfRange("echo has no address and no key.", param="key")
+    changed = {field: value for field, value in told.items() if is_new or getattr(row, field) != value}
+    shown = _shown(changed)
+    if key or (key == "" and row.sealed_key is not None):
+        changed["sealed_key"] = _seal(row, key) if key else None
+        shown["key"] = "set" if key else "taken away"
+    if not changed:
+        return row, False
+    for field_name, value in changed.items():
+        setattr(row, field_name, value)
+    if is_new:
+        row.save(force_insert=True)
     else:
-        changed = {field: value for field, value in told.items() if getattr(row, field) != value}
-        if not changed:
-            return row, False
-        for field_name, value in changed.items():
-            setattr(row, field_name, value)
         row.save(update_fields=list(changed))
-        audit.note(actor=by, verb="channel.changed", subject=row, details=_shown(changed))
+    audit.note(actor=by, verb="channel.created" if is_new else "channel.changed", subject=row, details=shown)
     caches.bump()
     return row, True
+
+
+def reseal(*, by: Actor) -> int:
+    """Seal keys that lie under one of ``SECRET_KEY_FALLBACKS`` under ``SECRET_KEY``; how many there were.
+
+    Raises ``sealing.Unreadable`` for a key that none of them opens; then nothing has changed.
+    """
+    count = 0
+    with transaction.atomic():
+        for row in Channel.objects.select_for_update(no_key=True).filter(sealed_key__isnull=False).order_by("id"):
+            assert row.sealed_key is not None
+            with contextlib.suppress(sealing.Unreadable):
+                sealing.unseal(bytes(row.sealed_key), context=row.pk.bytes, masters=[settings.SECRET_KEY])
+                continue
+            row.sealed_key = _seal(row, _key_of(row))
+            row.save(update_fields=["sealed_key"])
+            audit.note(actor=by, verb="channel.changed", subject=row, details={"key": "sealed anew"})
+            count += 1
+    return count
 
 
 @transaction.atomic
@@ -262,10 +326,13 @@ def _checked(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise errors.OutOfRange("there is no such field.", param=first)
     row = Channel()
     told: dict[str, Any] = {name: getattr(row, _COLUMN.get(name, name)) for name in FIELDS}
+    told["cap_name"] = str(told["cap_name"])
     told.update({field_name: value for field_name, value in fields.items() if value is not None})
     if told["kind"] not in Kind.values:
         raise errors.OutOfRange(f"kind must be one of {', '.join(Kind.values)}.", param="kind")
     told["kind"] = str(told["kind"])
+    if told["cap_name"] not in CapName.values:
+        raise errors.OutOfRange("cap_name must be max_tokens or max_completion_tokens.", param="cap_name")
     _check_models(told["models"])
     _check_texts(told["groups"], "groups", most=GROUPS_MAX)
     _check_whole(told["priority"], "priority", -PRIORITY_MAX, PRIORITY_MAX)
@@ -279,6 +346,14 @@ def _checked(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             raise errors.InvalidType(f"{field_name} must be true or false.", param=field_name)
     _check_address(told)
     return {_COLUMN.get(field_name, field_name): value for field_name, value in told.items()}
+
+
+def _check_key(key: Any) -> None:
+    """Raises ``InvalidType`` or ``OutOfRange``; neither repeats anything of it."""
+    if type(key) is not str:
+        raise errors.InvalidType("key must be a string.", param="key")
+    if len(key) > KEY_CHARS_MAX or not _KEY.fullmatch(key):
+        raise errors.OutOfRange(f"key has 1 to {KEY_CHARS_MAX} printable ASCII characters and no space.", param="key")
 
 
 def _check_address(told: Mapping[str, Any]) -> None:
@@ -298,7 +373,7 @@ def _check_address(told: Mapping[str, Any]) -> None:
         raise errors.OutOfRange("base_url is an address such as https://api.example.com/v1.", param="base_url")
     if told["key_env"] and not _KEY_ENV.fullmatch(told["key_env"]):
         raise errors.OutOfRange(
-            "key_env names an environment variable that ends in _API_KEY; the key itself belongs nowhere else.",
+            "key_env names an environment variable that ends in _API_KEY; it is not the key itself.",
             param="key_env",
         )
 

@@ -71,8 +71,12 @@ def read_body(body: Json, *, digest: bytes) -> Prompt:
     end_user = _text(told, "user")
     if end_user is not None:
         sent["user"] = end_user
-    cap = told_max if told_cap is None else told_cap
-    return Prompt(model, name, _supported(sent, model), stream, include_usage and stream, cap, count, end_user, digest)
+    # The newer name wins (contract 3.1), and what is sent on goes under the name that counted.
+    cap, cap_name = (told_max, "max_tokens") if told_cap is None else (told_cap, "max_completion_tokens")
+    return Prompt(
+        model, name, _supported(sent, model), stream, include_usage and stream, cap, count, end_user, digest,
+        cap_name="" if cap is None else cap_name,
+    )  # fmt: skip
 
 
 # What of a request needs a word among a model's capabilities; a model without any takes everything.

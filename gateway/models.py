@@ -20,18 +20,25 @@ class Channel(models.Model):
     """An upstream that answers model calls: where it is, what it serves, and how long it is waited for.
 
     Written by ``gateway.channels``. ``serves`` maps the catalog's ids to the upstream's; ``*`` stands for every
-    id, unchanged. The key itself is never here: ``key_env`` names the environment variable that holds it.
+    id, unchanged. Its key is in the environment variable that ``key_env`` names, or in ``sealed_key``, encrypted
+    (``ops.sealing``) and bound to the row; never in both, and nobody is shown it.
     """
 
     class Kind(models.TextChoices):
         OPENAI = "openai", "speaks OpenAI's protocol"
         ECHO = "echo", "built in: repeats what it is told, without a network, where nobody else serves the model"
 
+    class CapName(models.TextChoices):
+        AS_ASKED = "", "the name that the client used, max_tokens where we add it"
+        MAX_TOKENS = "max_tokens", "max_tokens"
+        MAX_COMPLETION_TOKENS = "max_completion_tokens", "max_completion_tokens, as OpenAI's newer models want it"
+
     id = IdField("chan")
     name = models.TextField(unique=True)
     kind = models.TextField(choices=Kind.choices, default=Kind.OPENAI)
     base_url = models.TextField(blank=True, default="", help_text="Such as https://api.example.com/v1")
     key_env = models.TextField(blank=True, default="", help_text="The environment variable that holds the key")
+    sealed_key = models.BinaryField(null=True, editable=False)
     serves: Any = models.JSONField(default=dict, help_text="The catalog's id: the upstream's id")
     groups = ArrayField(
         models.TextField(), default=list, blank=True, help_text="Price groups that it serves; empty: everybody"
@@ -46,6 +53,12 @@ class Channel(models.Model):
     concurrency_max = models.IntegerField(null=True, blank=True, help_text="Calls at once in each process; empty: any")
     has_responses = models.BooleanField(default=False, help_text="Serves /responses itself")
     has_stream_usage = models.BooleanField(default=True, help_text="Tells the counts of a stream when asked")
+    cap_name = models.TextField(
+        blank=True,
+        choices=CapName.choices,
+        default=CapName.AS_ASKED,
+        help_text="What it calls the cap on output tokens",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -60,6 +73,9 @@ class Channel(models.Model):
             models.CheckConstraint(
                 name="channel_concurrency_positive",
                 condition=Q(concurrency_max__isnull=True) | Q(concurrency_max__gt=0),
+            ),
+            models.CheckConstraint(
+                name="channel_key_in_one_place", condition=Q(sealed_key__isnull=True) | Q(key_env="")
             ),
         )
 

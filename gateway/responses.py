@@ -60,7 +60,8 @@ class Request:
         except errors.ApiError as error:
             raise _in_our_words(error) from error
         self.told = _repeated(body, asked)
-        return prompt._replace(native={name: body[name] for name in _PASSED if name in body})
+        # The name of the cap was made up here.
+        return prompt._replace(native={name: body[name] for name in _PASSED if name in body}, cap_name="")
 
 
 async def begin(raw: bytes, *, who: Who, request_id: str, key: str | None, long: bool) -> tuple[Call, Request]:

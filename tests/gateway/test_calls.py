@@ -411,7 +411,7 @@ def test_what_is_held_for_is_what_the_provider_may_make(acme: House, fake: Upstr
     ask(acme, plain)
     assert fake.bodies[-1]["max_tokens"] == 4096
     ask(acme, {**plain, "max_completion_tokens": 20, "max_tokens": 50})
-    assert fake.bodies[-1]["max_tokens"] == 20
+    assert (fake.bodies[-1]["max_completion_tokens"], "max_tokens" in fake.bodies[-1]) == (20, False)
     # The model makes no more than that.
     ask(acme, {**plain, "max_tokens": 1_000_000})
     assert fake.bodies[-1]["max_tokens"] == 8192
@@ -420,8 +420,17 @@ def test_what_is_held_for_is_what_the_provider_may_make(acme: House, fake: Upstr
             organization_id=acme.organization.pk, terms=Terms(enforcement=enforcement), reason="try", by=world.BY
         )
         assert ask(acme, plain).status == 200
-        assert "max_tokens" not in fake.bodies[-1]
+        assert fake.bodies[-1].keys().isdisjoint({"max_tokens", "max_completion_tokens"})
         assert record(acme).cost_usd == COST
+
+
+def test_a_channel_may_say_what_its_cap_is_called(acme: House, fake: Upstream) -> None:
+    plain = {name: value for name, value in HELLO.items() if name != "max_tokens"}
+    for name, other in (("max_completion_tokens", "max_tokens"), ("max_tokens", "max_completion_tokens")):
+        callers.channel(fake, cap_name=name)
+        for told, cap in ((plain, 4096), ({**plain, "max_tokens": 30}, 30), ({**plain, other: 20}, 20)):
+            assert ask(acme, told).status == 200
+            assert (fake.bodies[-1].get(name), other in fake.bodies[-1]) == (cap, False)
 
 
 def test_without_a_channel_nobody_can_be_asked(acme: House, fake: Upstream) -> None:

@@ -1,12 +1,13 @@
 """Channels: what they may be, how they are loaded, and that a change is known everywhere."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.test import Client
+from django.test import Client, override_settings
 
 from core import errors
 from gateway import channels
@@ -48,6 +49,8 @@ def load(tmp_path: Path, text: str, *options: str) -> str:
         ("concurrency_max", 0, errors.OutOfRange),
         ("enabled", 1, errors.InvalidType),
         ("kind", "soap", errors.OutOfRange),
+        ("cap_name", "max_output_tokens", errors.OutOfRange),
+        ("key", "sk-in-a-file", errors.OutOfRange),
         ("api_key", "x", errors.OutOfRange),
     ],
 )
@@ -160,3 +163,98 @@ def test_the_desk_makes_changes_and_shows_channels(client: Client) -> None:
     route = {"model": "deepai-chat", "by": "latency", "candidates": "gpt-4o,gpt-4o-mini"}
     assert client.post("/admin/gateway/route/add/", route).status_code == 302
     assert Route.objects.get().candidates == ["gpt-4o", "gpt-4o-mini"]
+
+
+SECRET = "sk-live-0123456789abcdef"
+
+
+def test_a_key_that_is_kept_is_sealed_sent_and_shown_nowhere(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client.force_login(User.objects.create_superuser("ada@example.com"))
+    form = {
+        "name": "one", "kind": "openai", "base_url": "https://api.example.com/v1", "key_env": "", "cap_name": "",
+        "serves": '{"gpt-4o": "up"}', "groups": "", "priority": "1", "weight": "1", "enabled": "on",
+        "connect_ms": "1", "first_byte_ms": "1", "idle_ms": "1", "total_ms": "1", "concurrency_max": "",
+    }  # fmt: skip
+    said = [client.post("/admin/gateway/channel/add/", {**form, "key": SECRET}, follow=True)]
+    row = Channel.objects.get()
+    page = f"/admin/gateway/channel/{row.pk}/"
+    assert row.sealed_key is not None
+    assert SECRET.encode() not in bytes(row.sealed_key)
+    (fact,) = channels.board().channels
+    assert fact.key == SECRET
+    # Saved again without one, it stays; what is refused does not come back in the form.
+    said.append(client.post(page + "change/", {**form, "priority": "2"}, follow=True))
+    assert (channels.board().channels[0].key, channels.board().channels[0].priority) == (SECRET, 2)
+    said.append(client.post(page + "change/", {**form, "key": f"{SECRET} x"}, follow=True))
+    said.append(client.post(page + "change/", {**form, "key": SECRET, "priority": "many"}, follow=True))
+    assert b"printable ASCII" in said[2].content
+    assert b"Enter a whole number" in said[3].content
+    said += [client.get(place) for place in ("/admin/gateway/channel/", page + "change/", page + "history/")]
+    assert b"kept here" in said[4].content
+    entry = AuditEntry.objects.order_by("id").first()
+    assert entry is not None
+    assert (entry.verb, entry.details["key"]) == ("channel.created", "set")
+    said += [client.get("/admin/orgs/auditentry/"), client.get(f"/admin/orgs/auditentry/{entry.pk}/change/")]
+    assert [answer.status_code for answer in said] == [200] * len(said)
+    told = load(tmp_path, f"channels: [{{name: one, base_url: '{GOOD['base_url']}', models: {{gpt-4o: up}}}}]")
+    assert told == "1 changed, 0 as they were\n"
+    assert channels.board().channels[0].key == SECRET, "a file that names no key takes none away"
+    texts = [answer.content.decode() for answer in said]
+    texts += [told, caplog.text, repr(fact), repr(channels.board()), repr(row), repr(list(AuditEntry.objects.values()))]
+    assert not [text for text in texts if SECRET[8:] in text]
+
+
+def test_a_key_is_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_API_KEY", "sk-of-the-environment")
+    fields = {**GOOD, "key_env": "EXAMPLE_API_KEY"}
+    with pytest.raises(errors.OutOfRange) as refusal:
+        channels.keep(name="one", fields=fields, key=SECRET, by=world.BY)
+    assert refusal.value.param == "key_env"
+    channels.keep(name="one", fields=GOOD, key=SECRET, by=world.BY)
+    with pytest.raises(CommandError, match=r"channels\[0\].key_env: a channel's key is in one place"):
+        load(tmp_path, "channels: [{name: one, key_env: A_API_KEY, base_url: 'https://x/v1', models: {a: b}}]")
+    with pytest.raises(CommandError) as wrong:
+        load(tmp_path, f"channels: [{{name: one, key: {SECRET}, base_url: 'https://x/v1', models: {{a: b}}}}]")
+    assert SECRET[8:] not in str(wrong.value)
+    channels.keep(name="one", fields=fields, key="", by=world.BY)
+    assert channels.board().channels[0].key == "sk-of-the-environment"
+    assert Channel.objects.get().sealed_key is None
+    for bad in ("with space", "ü", "x" * 4097):
+        with pytest.raises(errors.OutOfRange) as refusal:
+            channels.keep(name="two", fields=GOOD, key=bad, by=world.BY)
+        assert (refusal.value.param, bad in str(refusal.value)) == ("key", False)
+    with pytest.raises(errors.OutOfRange, match="echo has no address and no key"):
+        channels.keep(name="two", fields={"kind": "echo", "models": {"*": "*"}}, key=SECRET, by=world.BY)
+
+
+def test_a_key_that_an_older_secret_sealed_is_opened_and_sealed_anew(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    row, _ = channels.keep(name="one", fields=GOOD, key=SECRET, by=world.BY)
+    channels.keep(name="two", fields=GOOD, by=world.BY)
+    old = settings.SECRET_KEY
+    with override_settings(SECRET_KEY="n" * 40, SECRET_KEY_FALLBACKS=[old]):
+        assert [channels._key_of(each) for each in Channel.objects.order_by("id")] == [SECRET, ""]
+        out = io.StringIO()
+        call_command("reseal_channel_keys", stdout=out)
+        call_command("reseal_channel_keys", stdout=out)
+        assert out.getvalue() == "1 sealed anew\n0 sealed anew\n"
+    with override_settings(SECRET_KEY="n" * 40):
+        row.refresh_from_db()
+        assert channels._key_of(row) == SECRET
+    # Under neither: the channel is left out, for nobody is asked without its key.
+    with override_settings(SECRET_KEY="o" * 40):
+        assert [each.name for each in channels._load(["board"])["board"].channels] == ["two"]
+        assert "channel one is left out: its key is sealed under a SECRET_KEY" in caplog.text
+        with pytest.raises(CommandError, match="nothing was changed"):
+            call_command("reseal_channel_keys")
+
+
+def test_a_sealed_key_opens_no_other_row() -> None:
+    one, _ = channels.keep(name="one", fields=GOOD, key=SECRET, by=world.BY)
+    channels.keep(name="two", fields=GOOD, key="sk-other", by=world.BY)
+    Channel.objects.filter(name="two").update(sealed_key=one.sealed_key)
+    assert [each.name for each in channels._load(["board"])["board"].channels] == ["one"]

@@ -119,6 +119,7 @@ def test_what_is_known_goes_on_and_everything_else_ends_here() -> None:
         False,
         False,
     )
+    assert prompt.cap_name == "max_completion_tokens"
     assert json.loads(upstream.encode(prompt.body)) == {
         "messages": [
             {"role": "system", "content": "be brief"},
