@@ -8,6 +8,8 @@ from uuid import UUID
 from core import errors, ids, lists
 
 SOURCES = ("api_key", "product_call", "dev_tools")
+# As a key, project or member: the records that have none.
+NONE = UUID(int=0)
 _LAST_SECOND = 253_402_300_799  # the end of year 9999
 _METADATA = "metadata["
 
@@ -15,7 +17,10 @@ Params = Mapping[str, Sequence[str]]
 
 
 class Filters(NamedTuple):
-    """Exact model, source and key; time half-open on ``created_at``; pairs that ``metadata`` must hold."""
+    """Exact model, source and key; time half-open on ``created_at``; pairs that ``metadata`` must hold.
+
+    ``project_id`` and ``member_id`` are asked for on pages, not by the API. Any of the three ids may be ``NONE``.
+    """
 
     model: str | None = None
     source: str | None = None
@@ -23,6 +28,8 @@ class Filters(NamedTuple):
     start: datetime | None = None
     end: datetime | None = None
     metadata: Mapping[str, str] | None = None
+    project_id: UUID | None = None
+    member_id: UUID | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -21,6 +21,7 @@ from django.db import connection, transaction
 
 from core import failpoints, ids
 from metering import partitions, usage
+from metering.filters import NONE
 
 GRAIN = timedelta(minutes=15)
 # What one transaction folds, and how long a run goes on taking up further ones.
@@ -199,8 +200,8 @@ class Sum(NamedTuple):
 
 # What sums can be told apart by: the column of a part, or of the member it was used by.
 _GROUPS = {
-    "project_id": "part.project_id", "user_id": "member.user_id", "api_key_id": "part.api_key_id",
-    "model": "part.model", "batch": "part.batch", "service_tier": "part.service_tier",
+    "project_id": "part.project_id", "user_id": "member.user_id", "member_id": "part.member_id",
+    "api_key_id": "part.api_key_id", "model": "part.model", "batch": "part.batch", "service_tier": "part.service_tier",
 }  # fmt: skip
 _SUMS = ("requests", "input_tokens", "cached_input_tokens", "output_tokens")
 _PART = f"{{at}} AS at, {_DIMENSIONS}, {{requests}} AS requests, {', '.join(_SUMS[1:])}, cost_usd"
@@ -215,12 +216,13 @@ def sums(
     by: Sequence[str] = (),
     only: Only = EVERYTHING,
     rows: int,
+    dearest_first: bool = False,
 ) -> list[Sum]:
     """Sums of each bucket between two ``edges``, told apart by some of ``_GROUPS``: the first ``rows`` of them.
 
-    By bucket, then by group; a bucket in which nothing was used has none. Quarters that lie between the
-    first and the last edge as a whole are read from rollups as far as they are folded, the rest, or
-    all of it where edges part a quarter, from the records: exact at any moment. At most two queries.
+    By bucket, then by group, or ``dearest_first``; a bucket in which nothing was used has none. Quarters that
+    lie between the first and the last edge as a whole are read from rollups as far as they are folded, the rest,
+    or all of it where edges part a quarter, from the records: exact at any moment. At most two queries.
     """
     raw = any((edge - _EPOCH) % GRAIN for edge in edges[1:-1])
     parts, values = _parts(organization_id, edges[0], edges[-1], only, raw=raw)
@@ -228,13 +230,14 @@ def sums(
     member = " LEFT JOIN member ON member.id = part.member_id" if "user_id" in by else ""
     columns = ["width_bucket(at, %s::timestamptz[]) - 1", *groups]
     places = ", ".join(str(place) for place in range(1, len(columns) + 1))
+    order = f"1, cost_usd DESC, {places}" if dearest_first else places
     with connection.cursor() as cursor:
         # Summed by hashing, then sorted: planned as one, every rollup was sorted first, at four times the cost.
         cursor.execute(
             f"WITH summed AS MATERIALIZED (SELECT {', '.join(columns)},"
-            f" {', '.join(f'sum(part.{name})::int8' for name in _SUMS)}, sum(cost_usd)"
+            f" {', '.join(f'sum(part.{name})::int8' for name in _SUMS)}, sum(part.cost_usd) AS cost_usd"
             f" FROM ({' UNION ALL '.join(parts)}) part{member} GROUP BY {places})"
-            f" SELECT * FROM summed ORDER BY {places} LIMIT %s",
+            f" SELECT * FROM summed ORDER BY {order} LIMIT %s",
             [list(edges), *values, rows],
         )
         found = cursor.fetchall()
@@ -357,6 +360,7 @@ def stretches(
     model: str | None = None,
     source: str | None = None,
     api_key_id: UUID | None = None,
+    project_id: UUID | None = None,
     member_id: UUID | None = None,
     below: UUID | None,
     above: UUID | None,
@@ -370,7 +374,9 @@ def stretches(
     still filters. What is not folded yet is one range that may hold any. None: nothing is filtered on,
     so there is nothing to skip. Two queries, whatever the size of the books.
     """
-    wanted = {"model": model, "source": source, "api_key_id": api_key_id, "member_id": member_id}
+    wanted = {
+        "model": model, "source": source, "api_key_id": api_key_id, "project_id": project_id, "member_id": member_id,
+    }  # fmt: skip
     matching = {name: value for name, value in wanted.items() if value is not None}
     if not matching:
         return None
@@ -411,8 +417,11 @@ def _matching(
     ascending: bool,
 ) -> tuple[datetime, list[tuple[datetime, int]]]:
     """The mark, and the next quarters in walking order that hold records which match, with how many."""
-    conditions = ["organization_id = %s", "starts_at < mark.folded_until", *(f"{name} = %s" for name in matching)]
-    values: list[Any] = [organization_id, *matching.values()]
+    conditions = ["organization_id = %s", "starts_at < mark.folded_until"]
+    values: list[Any] = [organization_id]
+    for name, value in matching.items():
+        conditions.append(f"{name} IS NULL" if value == NONE else f"{name} = %s")
+        values += [] if value == NONE else [value]
     if first is not None:
         conditions.append("starts_at >= %s")
         values.append(first)

@@ -16,7 +16,7 @@ from django.db import connection
 from core import clock, errors, ids, lists, money, wire
 from core.bulk import array
 from metering import filters, rollups, usage
-from metering.filters import Filters, Params
+from metering.filters import NONE, Filters, Params
 from orgs import permissions
 from orgs.principals import Principal
 
@@ -251,9 +251,9 @@ def beyond(place: UUID, *, ascending: bool) -> Clause:
 
 def _wanted(matching: Filters) -> Iterator[Clause]:
     """Rows that match; times are bounds of where to look."""
-    for name in ("model", "source", "api_key_id"):
+    for name in ("model", "source", "api_key_id", "project_id", "member_id"):
         if (value := getattr(matching, name)) is not None:
-            yield Clause(f"{name} = %s", [value])
+            yield Clause(f"{name} IS NULL") if value == NONE else Clause(f"{name} = %s", [value])
     if matching.is_empty:
         yield Clause("false")
     elif matching.metadata:
@@ -321,7 +321,10 @@ def _split(low: UUID, high: UUID, place: UUID | None, *, ascending: bool) -> tup
 
 def _is_counted(scope: Scope, matching: Filters) -> bool:
     """Whether the rollups count what matches: they know nothing of metadata."""
-    asked = (matching.model, matching.source, matching.api_key_id, scope.member_id)
+    asked = (
+        matching.model, matching.source, matching.api_key_id, matching.project_id, matching.member_id,
+        scope.member_id,
+    )  # fmt: skip
     return not matching.metadata and any(each is not None for each in asked)
 
 
@@ -333,7 +336,8 @@ def _stretches(
         low, high = (max(low, place), high) if ascending else (low, min(high, place))
     return rollups.stretches(
         organization_id=scope.organization_id, model=matching.model, source=matching.source,
-        api_key_id=matching.api_key_id, member_id=scope.member_id, above=None if low == _FIRST else low,
+        api_key_id=matching.api_key_id, project_id=matching.project_id,
+        member_id=scope.member_id or matching.member_id, above=None if low == _FIRST else low,
         below=None if high == _LAST else high, rows=rows, ascending=ascending,
     )  # fmt: skip
 

@@ -400,6 +400,21 @@ def test_people_are_told_apart_whatever_their_membership(db: None) -> None:
     assert rollups.sums(**asked, only=Only(user_ids=[users[other]], member_id=first)) == []
 
 
+def test_memberships_are_told_apart_and_the_dearest_can_come_first(db: None) -> None:
+    acme = organization("acme").pk
+    first, other = sorted(part_of(acme, "member") for _ in range(2))
+    write(
+        record(acme, NOON, member_id=first, cost_usd=Decimal("0.1")),
+        record(acme, NOON, member_id=other, cost_usd=Decimal("0.2")),
+        record(acme, NOON, cost_usd=Decimal("0.15")),
+    )
+    records.fold(start=NOON, until=NOON + QUARTER)
+    asked: dict[str, Any] = {"organization_id": acme, "edges": [NOON, NOON + QUARTER], "by": ["member_id"]}
+    assert [one.group for one in rollups.sums(**asked, rows=9)] == [(first,), (other,), (None,)]
+    dearest = rollups.sums(**asked, rows=2, dearest_first=True)
+    assert [(one.group, one.cost_usd) for one in dearest] == [((other,), Decimal("0.2")), ((None,), Decimal("0.15"))]
+
+
 def test_no_more_sums_come_than_were_asked_for(acme: UUID) -> None:
     edges = [NOON + QUARTER * place for place in range(17)]
     found = rollups.sums(organization_id=acme, edges=edges, by=["model"], rows=3)

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from core import clock, errors, ids
 from metering import rollups, usage, usage_pages
-from metering.filters import Filters
+from metering.filters import NONE, Filters
 from metering.models import UsageRecord
 from metering.usage_pages import Scope
 from orgs.models import Organization
@@ -219,6 +219,22 @@ def test_a_walk_goes_through_all_months(years: tuple[UUID, list[UUID]], limit: i
     of, made = years
     assert walk(everything(of), limit=limit) == made[::-1]
     assert walk(everything(of), limit=limit, ascending=True) == made
+
+
+@pytest.mark.parametrize("name", ["api_key_id", "project_id", "member_id"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_what_is_of_a_key_a_project_or_a_member_and_what_is_of_none(db: None, name: str, folded: bool) -> None:
+    of = organization("acme").pk
+    one, other = ids.new(), ids.new()
+    owners = [one, None, other, one, None, one]
+    made = records.write(*(records.record(of, THEN + n * SECOND, **{name: each}) for n, each in enumerate(owners)))
+    if folded:
+        records.fold(start=THEN, until=THEN + timedelta(minutes=15))
+    else:
+        records.mark(THEN)
+    for wanted, places in ((one, [5, 3, 0]), (other, [2]), (NONE, [4, 1]), (ids.new(), [])):
+        found = walk(everything(of), limit=2, matching=Filters(**{name: wanted}))
+        assert found == [made[place] for place in places]
 
 
 def test_times_part_the_months(years: tuple[UUID, list[UUID]]) -> None:
