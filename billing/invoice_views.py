@@ -203,7 +203,7 @@ class InvoicePayments(APIView):
         client.connect()
 
         def mean() -> tuple[int, object]:
-            return 201, {"id": ids.show("pay", _mean(issued.find(owner, invoice_id), way).pk)}
+            return 201, {"id": ids.show("pay", mean_payment(issued.find(owner, invoice_id), way).pk)}
 
         slug = principal_of(request).organization_slug or ""
         answer = once(request, organization_id=owner, organization_slug=slug, work=mean)
@@ -215,8 +215,8 @@ class InvoicePayments(APIView):
         return answer
 
 
-def _mean(invoice: Invoice, way: Way) -> Payment:
-    """The payment of what is open: the one under way if it asks for the same, else a new one.
+def mean_payment(invoice: Invoice, way: Way) -> Payment:
+    """The payment of what is open, inside the caller's transaction: the one under way if it asks for the same, or new.
 
     Money that comes from elsewhere meanwhile makes it too much; what is too much becomes credit.
     """

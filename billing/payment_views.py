@@ -25,6 +25,7 @@ from metering.serializers import UsdNumber
 from ops.idempotency import HEADER
 from ops.views import once
 from orgs import permissions
+from orgs.audit import Actor
 from orgs.authentication import principal_of
 
 URL_CHARS_MAX = 2000
@@ -271,6 +272,19 @@ def _standing(organization_id: UUID, text: str) -> dict[str, Any]:
     return show_topup(row, payments.of_subject(Purpose.TOPUP, row.pk))
 
 
+def mean_topup(*, organization_id: UUID, wanted: Wanted, by: Actor) -> TopUp:
+    """Mean a top-up and its payment, inside the caller's transaction. Raises as ``open_one`` and ``card_of``."""
+    way = wanted.way
+    card = card_of(organization_id, way)
+    row = topups.open_one(organization_id=organization_id, amount_usd=wanted.amount_usd, by=by)
+    payments.open_one(
+        organization_id=organization_id, purpose=Purpose.TOPUP, subject_id=row.pk,
+        amount_usd=row.amount_usd + row.tax_usd, tax_usd=row.tax_usd, method=way.method, card=card,
+        success_url=way.success_url, cancel_url=way.cancel_url,
+    )  # fmt: skip
+    return row
+
+
 class TopUps(APIView):
     """``POST /v1/topups``."""
 
@@ -292,7 +306,8 @@ class TopUps(APIView):
         organization_id, slug = _owner(request)
 
         def mean() -> tuple[int, object]:
-            return 201, {"id": ids.show("topup", self._open(request, organization_id, wanted).pk)}
+            made = mean_topup(organization_id=organization_id, wanted=wanted, by=principal_of(request).actor)
+            return 201, {"id": ids.show("topup", made.pk)}
 
         answer = once(request, organization_id=organization_id, organization_slug=slug, work=mean)
         made = json.loads(answer.content)["id"]
@@ -302,19 +317,6 @@ class TopUps(APIView):
             settlement.ask(waiting.pk)
         answer.content = wire.encode(_standing(organization_id, made))
         return answer
-
-    def _open(self, request: Request, organization_id: UUID, wanted: Wanted) -> TopUp:
-        way = wanted.way
-        card = card_of(organization_id, way)
-        row = topups.open_one(
-            organization_id=organization_id, amount_usd=wanted.amount_usd, by=principal_of(request).actor
-        )
-        payments.open_one(
-            organization_id=organization_id, purpose=Purpose.TOPUP, subject_id=row.pk,
-            amount_usd=row.amount_usd + row.tax_usd, tax_usd=row.tax_usd, method=way.method, card=card,
-            success_url=way.success_url, cancel_url=way.cancel_url,
-        )  # fmt: skip
-        return row
 
 
 class TopUpById(APIView):
