@@ -42,4 +42,4 @@ def test_every_page_is_whole_on_a_screen_and_on_a_phone(books: Books, server: We
         page.wait_for_url(f"{server.base_url}/portal/acme-labs/")
         for address in pages():
             look.visit(page, f"{server.base_url}/{address}", name=f"{mark}-{address}")
-    assert look.faults == []
+    assert look.faults == [], "\n".join(look.faults)
