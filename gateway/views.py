@@ -1,5 +1,6 @@
 """The door's DRF views."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -16,6 +17,7 @@ from core.http import error_headers
 from core.openapi import ERRORS, ErrorSerializer, failures
 from gateway import authorizations, events
 from gateway.compression import inflate
+from gateway.events import Answer
 from gateway.openapi import BODIES, LITELLM_BODIES
 from gateway.serializers import (
     AuthorizationRequestSerializer,
@@ -96,6 +98,17 @@ class BatchSerializer(serializers.Serializer[Any]):
     wallets = WalletBriefSerializer(many=True)
 
 
+_ANSWERS: dict[int, Any] = {
+    200: PolymorphicProxySerializer(
+        "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
+    ),
+    201: SingleSerializer,
+    202: SingleSerializer,
+    **{status: OpenApiResponse(RefusalSerializer, ERRORS[status]) for status in (409, 422, 503)},
+    **failures(400, 413, 415),
+}
+
+
 class Events(APIView):
     """``POST /v1/events``: finished requests of a gateway."""
 
@@ -104,30 +117,10 @@ class Events(APIView):
     organization_is_default = True
     parser_classes = [Untouched]
 
-    @extend_schema(
-        operation_id="post_events",
-        request=BODIES,
-        responses={
-            200: PolymorphicProxySerializer(
-                "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
-            ),
-            201: SingleSerializer,
-            202: SingleSerializer,
-            **{status: OpenApiResponse(RefusalSerializer, ERRORS[status]) for status in (409, 422, 503)},
-            **failures(400, 413, 415),
-        },
-    )
+    @extend_schema(operation_id="post_events", request=BODIES, responses=_ANSWERS)
     def post(self, request: Request) -> Response:
         """Take events; each has its verdict, and what is ``created`` is already durable."""
-        raw = inflate(
-            _body(request),
-            encoding=request.headers.get("Content-Encoding", "").strip().lower(),
-            limit=settings.BODY_BYTES_MAX,
-        )
-        media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
-        answer = events.receive(raw, media_type=media_type, reporter=principal_of(request))
-        headers = error_headers(answer.error) if answer.error else None
-        return Response(answer.body, status=answer.status, headers=headers)
+        return _receive(request, events.receive)
 
 
 class LiteLLMEvents(APIView):
@@ -142,27 +135,11 @@ class LiteLLMEvents(APIView):
         operation_id="post_litellm_events",
         summary="Finished requests of a LiteLLM proxy, as its generic_api callback sends them",
         request=LITELLM_BODIES,
-        responses={
-            200: PolymorphicProxySerializer(
-                "EventsAnswer", serializers=[BatchSerializer, SingleSerializer], resource_type_field_name=None
-            ),
-            201: SingleSerializer,
-            202: SingleSerializer,
-            **{status: OpenApiResponse(RefusalSerializer, ERRORS[status]) for status in (409, 422, 503)},
-            **failures(400, 413, 415),
-        },
+        responses=_ANSWERS,
     )
     def post(self, request: Request) -> Response:
         """Take a proxy's log; each call in it has its verdict, and what is ``created`` is already durable."""
-        raw = inflate(
-            _body(request),
-            encoding=request.headers.get("Content-Encoding", "").strip().lower(),
-            limit=settings.BODY_BYTES_MAX,
-        )
-        media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
-        answer = events.receive_litellm(raw, media_type=media_type, reporter=principal_of(request))
-        headers = error_headers(answer.error) if answer.error else None
-        return Response(answer.body, status=answer.status, headers=headers)
+        return _receive(request, events.receive_litellm)
 
 
 class VoidSerializer(serializers.Serializer[Any]):
@@ -300,6 +277,19 @@ class KeyCheck(APIView):
         # Ours to say how long it holds (cache_seconds), not any cache's on the way.
         answer["Cache-Control"] = "no-store"
         return answer
+
+
+def _receive(request: Request, take: Callable[..., Answer]) -> Response:
+    """What a verb of ``gateway.events`` answers to a body."""
+    raw = inflate(
+        _body(request),
+        encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+        limit=settings.BODY_BYTES_MAX,
+    )
+    media_type = (request.content_type or "application/json").split(";")[0].strip().lower()
+    answer = take(raw, media_type=media_type, reporter=principal_of(request))
+    headers = error_headers(answer.error) if answer.error else None
+    return Response(answer.body, status=answer.status, headers=headers)
 
 
 def _body(request: Request) -> bytes:
