@@ -36,7 +36,7 @@ from billing.corrections import check_reason
 from billing.invoices import Draft, Line, LineKind
 from billing.models import BillingPeriod, BillingProfile, Invoice, TransferKind
 from core import clock, errors, failpoints, ids, money
-from core.transactions import RETRYABLE, is_outage, retry, sqlstate
+from core.transactions import RETRYABLE, database_now, is_outage, retry, sqlstate
 from metering import rollups
 from metering.rollups import Paid, Window
 from orgs import audit
@@ -135,7 +135,7 @@ def finalize_due(*, until: datetime | None = None) -> Closed:
     """Finalize every draft whose grace is over. Many workers may run it at once. ``until`` as in ``close_due``."""
     finalized = parked = 0
     while until is None or clock.now() < until:
-        chunk = _pick("state = 'drafted' AND finalize_at <= %s", _now())
+        chunk = _pick("state = 'drafted' AND finalize_at <= %s", database_now())
         if not chunk:
             break
         done = Counter(_finalize_all(chunk))
@@ -204,13 +204,6 @@ def _pick(condition: str, until: datetime) -> list[BillingPeriod]:
         found = [row[0] for row in cursor.fetchall()]
     chosen = random.sample(found, min(CHUNK, len(found)))
     return list(BillingPeriod.objects.filter(pk__in=chosen).order_by("organization_id"))
-
-
-def _now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        return now
 
 
 class Worked(NamedTuple):

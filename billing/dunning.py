@@ -14,13 +14,13 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from billing import ledger, wallets
 from billing.ledger import Terms
 from billing.models import DunningStep, Invoice, LegalEntity, Wallet
 from core import ids, money
-from core.transactions import retry
+from core.transactions import database_now, retry
 from metering.usage import started_at
 from ops import outbox
 from orgs import audit
@@ -58,19 +58,12 @@ def run() -> int:
     taken = 0
     after = UUID(int=0)
     while True:
-        rows = Invoice.objects.filter(state=Invoice.State.OPEN, due_at__lt=_now(), pk__gt=after).order_by("pk")
+        rows = Invoice.objects.filter(state=Invoice.State.OPEN, due_at__lt=database_now(), pk__gt=after).order_by("pk")
         found = list(rows.values_list("pk", flat=True)[:CHUNK])
         if not found:
             return taken
         taken += sum(retry(lambda one=one: _look(one)) for one in found)  # type: ignore[misc]
         after = found[-1]
-
-
-def _now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        return now
 
 
 @transaction.atomic(durable=True)

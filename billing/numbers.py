@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection
 
 from billing.models import LegalEntity
+from core.transactions import database_now
 
 _LOCK = """
     SELECT last_issued_at FROM number_series WHERE legal_entity_id = %s AND year = %s FOR NO KEY UPDATE
@@ -41,11 +42,11 @@ def give(entity: LegalEntity) -> Number:
     """The next number of a legal entity, in the caller's transaction, which ends soon after."""
     assert connection.in_atomic_block, "a number is given with its document"
     zone = ZoneInfo(entity.time_zone)
-    year = _now().astimezone(zone).year
+    year = database_now().astimezone(zone).year
     while True:
         last = _lock(entity.pk, year)
         # Others may have kept us waiting until after New Year, or the clock may stand still.
-        issued_at = _now()
+        issued_at = database_now()
         if last is not None and issued_at <= last:
             issued_at = last + timedelta(microseconds=1)
         if issued_at.astimezone(zone).year == year:
@@ -69,10 +70,3 @@ def _lock(entity_id: UUID, year: int) -> datetime | None:
             cursor.execute(_MAKE, [entity_id, year])
     # Unreachable: a series is never deleted.
     raise AssertionError(f"no series of {entity_id} for {year}")
-
-
-def _now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        return now

@@ -1,12 +1,13 @@
-"""Running a verb's transaction again when PostgreSQL asks for it."""
+"""Running a verb's transaction again when PostgreSQL asks for it; the clock that all transactions share."""
 
 import logging
 import random
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeVar
 
-from django.db import Error
+from django.db import Error, connection
 
 T = TypeVar("T")
 
@@ -35,6 +36,14 @@ def is_outage(error: BaseException) -> bool:
         # No code: the connection broke or none could be had.
         return type(error).__name__ in {"OperationalError", "InterfaceError"}
     return state[:2] in {"08", "53", "57"} and state != QUERY_CANCELED
+
+
+def database_now() -> datetime:
+    """The present instant by the database's clock; unlike the time of the transaction it goes on."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        at: datetime = cursor.fetchone()[0]
+        return at
 
 
 def retry(verb: Callable[[], T], *, passing: frozenset[str] = RETRYABLE) -> T:

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
 
 from core import clock, errors, failpoints, ids, wire
-from core.transactions import retry
+from core.transactions import database_now, retry
 from ops import egress, endpoints, happenings, outbox, sealing, signatures
 from ops.models import OutboxMessage, WebhookDelivery, WebhookEndpoint
 from orgs import audit
@@ -93,7 +93,7 @@ def derive(message: OutboxMessage) -> None:
 
 
 def _add(message_id: UUID, organization_id: UUID, endpoint_ids: Sequence[UUID]) -> list[WebhookDelivery]:
-    now = _now()
+    now = database_now()
     rows = [
         WebhookDelivery(
             message_id=message_id, organization_id=organization_id, endpoint_id=each, next_attempt_at=now,
@@ -153,7 +153,7 @@ def redeliver(*, delivery: WebhookDelivery, by: Actor) -> WebhookDelivery:
     with transaction.atomic():
         endpoint = _lock(delivery.endpoint)
         row = WebhookDelivery.objects.select_for_update(no_key=True).get(pk=delivery.pk)
-        now = _now()
+        now = database_now()
         if row.leased_until is None or row.leased_until <= now:
             row.state, row.attempts, row.next_attempt_at, row.done_at = State.PENDING, 0, now, None
             row.save(update_fields=["state", "attempts", "next_attempt_at", "done_at"])
@@ -250,7 +250,7 @@ def body_of(message: OutboxMessage, *, slug: str) -> bytes:
 @transaction.atomic(durable=True)
 def _record(delivery: WebhookDelivery, outcome: Outcome) -> None:
     """What became of an attempt, unless its turn was over and another sender has begun one."""
-    now = _now()
+    now = database_now()
     state, due = _next(delivery, outcome, now)
     # First the endpoint, then its delivery: the order in which they were taken.
     endpoints.settle(endpoint_id=delivery.endpoint_id, status=outcome.status, taken=outcome.taken, at=now)
@@ -285,7 +285,7 @@ def pause(attempts: int, *, seed: UUID) -> timedelta:
 
 def trim(*, at: datetime | None = None) -> int:
     """Forget deliveries that ended ``KEEP`` before an instant (now), oldest first; how many."""
-    end = (at or _now()) - KEEP
+    end = (at or database_now()) - KEEP
     trimmed = 0
     for _ in range(TRIM_ROUNDS_MAX):
         old = WebhookDelivery.objects.filter(pk__lt=ids.floor(end), done_at__lt=end).order_by("pk")
@@ -309,12 +309,3 @@ def _read(shown: str) -> UUID | None:
         return ids.read("wd", shown)
     except ValueError:
         return None
-
-
-def _now() -> datetime:
-    """The database's clock, by which all senders go."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        row: tuple[Any, ...] = cursor.fetchone()
-    at: datetime = row[0]
-    return at

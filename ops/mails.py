@@ -27,7 +27,7 @@ from django.core.validators import EmailValidator
 from django.db import connection, transaction
 
 from core import clock, errors, failpoints, ids, logs
-from core.transactions import retry
+from core.transactions import database_now, retry
 from ops.models import Mail
 from orgs import audit
 from orgs.audit import Actor
@@ -114,7 +114,7 @@ def post(
     assert subject.isprintable(), f"no subject: {subject!r}"
     assert all(set(each) == {"kind", "key"} for each in attachments), "an attachment is a kind and a key"
     recipients = sorted({_address(each) for each in to})
-    now = _now()
+    now = database_now()
     rows = [
         Mail(
             organization_id=organization_id, kind=kind, key=key, recipient=each, subject=subject, text=text, html=html,
@@ -171,7 +171,8 @@ def again(*, mail_id: UUID, by: Actor) -> Mail:
         row = Mail.objects.select_for_update(no_key=True).get(pk=mail_id)
         if row.state in {State.PENDING, State.SENDING}:
             raise errors.Conflict("This mail is on its way.")
-        row.state, row.attempts, row.next_attempt_at, row.sent_at, row.failure = State.PENDING, 0, _now(), None, ""
+        row.state, row.attempts, row.sent_at, row.failure = State.PENDING, 0, None, ""
+        row.next_attempt_at = database_now()
         row.save(update_fields=["state", "attempts", "next_attempt_at", "sent_at", "failure"])
         audit.note(actor=by, verb="mail.sent_again", subject=row, organization=row.organization, details={})
     return row
@@ -205,7 +206,7 @@ def _send(mail: Mail, backend: BaseEmailBackend) -> State:
         backend.open()
     except (OSError, smtplib.SMTPException) as error:
         # Not the mail's fault, and not counted as its attempt.
-        _end(mail, State.PENDING, due=_now() + PAUSE, counted=mail.attempts - 1, failure=_said(error))
+        _end(mail, State.PENDING, due=database_now() + PAUSE, counted=mail.attempts - 1, failure=_said(error))
         raise Unreachable(_said(error)) from error
     if not _begin(mail):
         return State.PENDING
@@ -225,7 +226,7 @@ def _send(mail: Mail, backend: BaseEmailBackend) -> State:
     failpoints.reach("mail.after_send")
     if not sent:
         return _end(mail, State.FAILED, failure="the backend sent nothing")
-    return _end(mail, State.SENT, sent=_now())
+    return _end(mail, State.SENT, sent=database_now())
 
 
 def _message(mail: Mail, backend: BaseEmailBackend) -> EmailMultiAlternatives:
@@ -276,7 +277,7 @@ def _refused(mail: Mail, error: smtplib.SMTPResponseException) -> State:
 def _again_or_never(mail: Mail, error: Exception) -> State:
     if mail.attempts >= ATTEMPTS_MAX:
         return _end(mail, State.FAILED, failure=_said(error))
-    return _end(mail, State.PENDING, due=_now() + PAUSE * (1 << (mail.attempts - 1)), failure=_said(error))
+    return _end(mail, State.PENDING, due=database_now() + PAUSE * (1 << (mail.attempts - 1)), failure=_said(error))
 
 
 def _end(
@@ -308,12 +309,3 @@ def _said(error: Exception) -> str:
     text = f"{error.smtp_code} {error.smtp_error!r}" if isinstance(error, smtplib.SMTPResponseException) else str(error)
     shown = "".join(letter if letter.isprintable() else " " for letter in f"{type(error).__name__}: {text}")
     return logs.redact(shown)[:FAILURE_CHARS_MAX]
-
-
-def _now() -> datetime:
-    """The database's clock, by which all senders go."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        row: tuple[Any, ...] = cursor.fetchone()
-    at: datetime = row[0]
-    return at

@@ -56,7 +56,7 @@ def test_each_entity_and_year_counts_for_itself(db: None) -> None:
         (datetime(2031, 12, 31, 20, tzinfo=UTC), "TB-2031-000002", "OT-2032-000001"),
         (datetime(2032, 1, 1, tzinfo=UTC), "TB-2032-000001", "OT-2032-000002"),
     ):
-        with mock.patch.object(numbers, "_now", return_value=at):
+        with mock.patch.object(numbers, "database_now", return_value=at):
             assert numbers.give(entity).text == text
             assert numbers.give(other).text == abroad
     assert NumberSeries.objects.count() == 4
@@ -65,7 +65,7 @@ def test_each_entity_and_year_counts_for_itself(db: None) -> None:
 def test_who_waited_past_new_year_gets_a_number_of_the_new_one(db: None) -> None:
     entity = profiles.default_entity()
     eve, year = datetime(2031, 12, 31, 23, 59, tzinfo=UTC), datetime(2032, 1, 1, tzinfo=UTC)
-    with mock.patch.object(numbers, "_now", side_effect=[eve, year, year]):
+    with mock.patch.object(numbers, "database_now", side_effect=[eve, year, year]):
         assert numbers.give(entity).text == "TB-2032-000001"
 
 
@@ -74,7 +74,7 @@ def test_a_clock_that_stands_or_goes_back_does_not_turn_the_order(db: None) -> N
     at = datetime(2031, 5, 1, tzinfo=UTC)
     given = []
     for now in (at, at, at - timedelta(hours=1)):
-        with mock.patch.object(numbers, "_now", return_value=now):
+        with mock.patch.object(numbers, "database_now", return_value=now):
             given.append(numbers.give(entity).issued_at)
     assert given == [at, at + timedelta(microseconds=1), at + timedelta(microseconds=2)]
 

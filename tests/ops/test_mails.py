@@ -16,6 +16,7 @@ from django.db import IntegrityError, transaction
 from django.test import override_settings
 
 from core import errors
+from core.transactions import database_now
 from ops import mails
 from ops.mails import Attachment
 from ops.models import Mail
@@ -148,7 +149,7 @@ def test_a_mail_whose_sender_died_with_it_is_not_sent_again_but_by_a_person(
 def test_a_line_that_breaks_leaves_a_doubt_and_is_not_tried_again(books: Books) -> None:
     post()
     for error in (smtplib.SMTPServerDisconnected("gone"), TimeoutError("slow")):
-        Mail.objects.update(state=State.PENDING, attempts=0, next_attempt_at=mails._now())
+        Mail.objects.update(state=State.PENDING, attempts=0, next_attempt_at=database_now())
         with failing(error):
             assert mails.send_due() == "sent 0, again later 0, given up 0, doubtful 1"
         assert only().state == State.DOUBTFUL
