@@ -219,7 +219,7 @@ def _finalized(news: News) -> Letter:
     name = f"{TITLES[told.kind]} {told.number}".strip()
     said, figures = _SAID[Invoice.Kind(invoice.kind)](told)
     return Letter(
-        _billing(news), f"{news.organization.name}: {name}", f"{said} It is attached as PDF.", told.notes,
+        _billing(news), f"{news.organization.name}: {name}", f"{said} The document is attached as PDF.", told.notes,
         (*_head(told), *figures), "Open it", _page(invoice), invoice,
     )  # fmt: skip
 

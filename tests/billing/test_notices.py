@@ -156,7 +156,7 @@ def test_an_invoice_is_told_with_its_sums_and_attached(acme: Organization) -> No
     found = news(acme, "invoice.finalized", about(invoice))
     assert found[0].subject == "Acme Labs: Invoice TB-2026-000001"
     assert found[0].text.startswith(
-        "Your invoice is ready: $1,190.00, due by 16 November 2026. It is attached as PDF.\n"
+        "Your invoice is ready: $1,190.00, due by 16 November 2026. The document is attached as PDF.\n"
         "\nNumber: TB-2026-000001\nPeriod: 1 to 31 January 2026 (UTC)\nSubtotal: $1,000.00\n"
         "VAT 19 % of 1,000.00: $190.00\nTotal: $1,190.00\nDue by: 16 November 2026 (UTC)\n"
     )
