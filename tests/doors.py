@@ -3,13 +3,16 @@
     pytestmark = pytest.mark.usefixtures("both_doors")
 
 ``doors.client()`` is then Django's test client in one run, and in the other one that asks the data
-plane first, as ``core.asgi`` does, in a thread with an event loop.
+plane first, as ``core.asgi`` does, in a thread with an event loop. Either reads an answer's fractions as
+``Decimal``: money is compared to its last digit.
 """
 
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from decimal import Decimal
+from functools import partial
 from typing import Any
 from unittest import mock
 from urllib.parse import unquote, urlencode, urlsplit
@@ -22,11 +25,21 @@ from django.test import Client
 SECONDS = 60
 
 
+class ViewsClient(Client):
+    """Django's test client."""
+
+    def request(self, **request: Any) -> Any:
+        """The answer to one request."""
+        answer = super().request(**request)
+        answer.json = partial(answer.json, parse_float=Decimal)  # type: ignore[method-assign, call-arg]
+        return answer
+
+
 class PlaneClient:
     """As much of Django's test client as the suites use; what the data plane does not take goes to Django."""
 
     def __init__(self) -> None:
-        self._django = Client()
+        self._django = ViewsClient()
         self.taken = 0
 
     def generic(
@@ -81,6 +94,10 @@ class Answer(httpx.Response):
         """All of the body."""
         return self.content
 
+    def json(self, **options: Any) -> Any:
+        """The body's JSON."""
+        return super().json(**{"parse_float": Decimal, **options})
+
 
 async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response:
     # In parts, as they come from a socket.
@@ -112,7 +129,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return _running[0]
 
 
-_chosen: list[type[Any]] = [Client]
+_chosen: list[type[Any]] = [ViewsClient]
 
 
 def client() -> Any:

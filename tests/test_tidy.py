@@ -155,6 +155,7 @@ _UNCALLED = {
     "apply_async", "apply_async_on_commit", "delay", "delay_on_commit", "mark_safe", "s", "send_task", "si",
     "signature",
 }  # fmt: skip
+_MONEY = re.compile(r"usd|cost|price|balance|amount|money")
 # The one room that sends messages to workers: on commit, never inside a transaction (J05).
 _SENT = ("ops.jobs", "send_task")
 
@@ -274,6 +275,21 @@ def breaches_of_exact_money(source: Module) -> list[str]:
     return found
 
 
+def breaches_of_money_told_exactly(source: Module) -> list[str]:
+    """In tests: money made a float, or held against one, which agrees with what is a digit off, too."""
+    found = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and _MONEY.search(ast.unparse(node)):
+            found.append(f"{source.path}:{node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.Compare) and _MONEY.search(ast.unparse(node)):
+            found += [
+                f"{source.path}:{part.lineno}: money held against the float {part.value}"
+                for part in ast.walk(node)
+                if isinstance(part, ast.Constant) and isinstance(part.value, float)
+            ]
+    return found
+
+
 def breaches_of_locking(source: Module) -> list[str]:
     """Row locks that also lock out rows which only refer to the row (W20)."""
     found = [
@@ -343,6 +359,13 @@ def test_money_modules_know_no_floats_and_no_division() -> None:
     assert [breach for source in sources for breach in breaches_of_exact_money(source)] == []
 
 
+def test_tests_hold_money_against_no_floats() -> None:
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    sources = [Module("tests", str(path.relative_to(ROOT)), path.read_text()) for path in paths]
+    assert len(sources) > 200
+    assert [breach for source in sources for breach in breaches_of_money_told_exactly(source)] == []
+
+
 @pytest.mark.parametrize(
     "rule",
     [breaches_of_locking, breaches_of_calling, breaches_of_naming, breaches_of_saying],
@@ -369,6 +392,9 @@ def test_no_module_breaks_the_rule(rule: Callable[[Module], list[str]]) -> None:
         (breaches_of_exact_money, "x = a / b"),
         (breaches_of_exact_money, "x /= 2"),
         (breaches_of_exact_money, "x = 0.5"),
+        (breaches_of_money_told_exactly, "x == float(record.cost_usd)"),
+        (breaches_of_money_told_exactly, "assert told['balance_usd'] == 9.99706"),
+        (breaches_of_money_told_exactly, "assert told == {'a': 1, 'cost_usd': -0.000362}"),
         (breaches_of_locking, "Wallet.objects.select_for_update()"),
         (breaches_of_locking, "Wallet.objects.select_for_update(no_key=False)"),
         (breaches_of_locking, "execute('SELECT 1 FROM wallet FOR UPDATE')"),
@@ -394,6 +420,7 @@ def test_the_rule_sees_a_breach(rule: Callable[[Module], list[str]], breach: str
         (breaches_of_one_writer, "Wallet.objects.filter(pk=1).values(); counts.update({}); key.delete()"),
         (breaches_of_one_writer, "execute('SELECT 1 FROM wallet FOR NO KEY UPDATE SKIP LOCKED')"),
         (breaches_of_exact_money, "x = a // b * 3"),
+        (breaches_of_money_told_exactly, "x == Decimal('0.5') and y['cost_usd'] == 1; post(amount_usd=9.99); z > 0.5"),
         (breaches_of_locking, '"""Never FOR UPDATE."""\nWallet.objects.select_for_update(no_key=True)'),
         (breaches_of_calling, "jobs.wake('billing.tasks.work', 1)"),
         (breaches_of_saying, '"""What it is."""\nx = 1'),

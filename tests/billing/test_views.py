@@ -55,9 +55,9 @@ def spend(of: House, usd: str) -> None:
 def test_a_wallet_tells_what_there_is_to_the_last_digit(acme: House, caller: Caller) -> None:
     answer = caller.get("/v1/wallet")
     assert answer.json() == {
-        "object": "wallet", "organization": "acme-labs", "currency": "usd", "balance_usd": 9.99706,
-        "granted_usd": 9.99706, "topped_up_usd": 0, "held_usd": 0, "overdraft_usd": 0, "credit_limit_usd": 0,
-        "available_usd": 9.99706, "status": "active", "mode": "strict", "enforcement": "strict",
+        "object": "wallet", "organization": "acme-labs", "currency": "usd", "balance_usd": Decimal("9.99706"),
+        "granted_usd": Decimal("9.99706"), "topped_up_usd": 0, "held_usd": 0, "overdraft_usd": 0, "credit_limit_usd": 0,
+        "available_usd": Decimal("9.99706"), "status": "active", "mode": "strict", "enforcement": "strict",
     }  # fmt: skip
     assert b'"balance_usd":9.99706,' in answer.content
     for name in ("owner", "plain", "viewer"):
@@ -81,8 +81,8 @@ def test_a_personal_call_is_charged_to_the_personal_wallet_and_says_so(acme: Hou
     personal = world.personal(acme.owner)
     neighbours.give(personal, "3.5")
     told = acme.callers["alone"].get("/v1/wallet").json()
-    assert (told["organization"], told["balance_usd"]) == (None, 3.5)
-    assert acme.callers["owner"].get("/v1/wallet").json()["balance_usd"] == 9.99706
+    assert (told["organization"], told["balance_usd"]) == (None, Decimal("3.5"))
+    assert acme.callers["owner"].get("/v1/wallet").json()["balance_usd"] == Decimal("9.99706")
 
 
 def test_an_overdraft_is_a_negative_balance_and_the_status_tells_gateways_to_stop(acme: House, caller: Caller) -> None:
@@ -92,17 +92,17 @@ def test_an_overdraft_is_a_negative_balance_and_the_status_tells_gateways_to_sto
         return state["balance_usd"], state["overdraft_usd"], state["available_usd"], state["status"], available
 
     spend(acme, "6")
-    assert told() == (3.99706, 0, 3.99706, "low", True)
+    assert told() == (Decimal("3.99706"), 0, Decimal("3.99706"), "low", True)
     spend(acme, "5")
-    assert told() == (-1.00294, 1.00294, 0, "empty", False)
+    assert told() == (-Decimal("1.00294"), Decimal("1.00294"), 0, "empty", False)
     wallet(acme, credit_limit_usd=Decimal(2))
-    assert told() == (-1.00294, 1.00294, 0.99706, "low", True)
+    assert told() == (-Decimal("1.00294"), Decimal("1.00294"), Decimal("0.99706"), "low", True)
     spend(acme, "1")
-    assert told() == (-2.00294, 2.00294, 0, "empty", False)
+    assert told() == (-Decimal("2.00294"), Decimal("2.00294"), 0, "empty", False)
     neighbours.give(acme.organization, "20")
-    assert told() == (17.99706, 0, 19.99706, "active", True)
+    assert told() == (Decimal("17.99706"), 0, Decimal("19.99706"), "active", True)
     wallet(acme, frozen_at=clock.now())
-    assert told() == (17.99706, 0, 19.99706, "frozen", False)
+    assert told() == (Decimal("17.99706"), 0, Decimal("19.99706"), "frozen", False)
 
 
 def test_the_statement_is_every_movement_newest_first_with_the_balance_after_it(acme: House, caller: Caller) -> None:
@@ -130,8 +130,8 @@ def test_what_a_draw_and_a_repayment_do_inside_is_not_a_line_of_the_statement(ac
     neighbours.give(acme.organization, "20", reason="after the overdraft")
     lines = caller.get("/v1/wallet/transactions", limit="2").json()["data"]
     assert [(line["kind"], line["amount_usd"], line["balance_after_usd"]) for line in lines] == [
-        ("grant", 20, 17.99706),
-        ("charge", -12, -2.00294),
+        ("grant", 20, Decimal("17.99706")),
+        ("charge", -12, -Decimal("2.00294")),
     ]
     inner = [ids.show("tr", each.pk) for each in acme.transfers if each.kind in {"draw", "repayment"}]
     assert len(inner) == 2
@@ -163,9 +163,9 @@ def test_a_long_statement_is_exported_page_by_page(
 
 
 def test_credits_are_all_that_came_and_all_that_went(acme: House, caller: Caller) -> None:
-    assert caller.get("/v1/credits").json() == {"data": {"total_credits": 10, "total_usage": 0.00294}}
+    assert caller.get("/v1/credits").json() == {"data": {"total_credits": 10, "total_usage": Decimal("0.00294")}}
     spend(acme, "12")
-    assert caller.get("/v1/credits").json() == {"data": {"total_credits": 10, "total_usage": 12.00294}}
+    assert caller.get("/v1/credits").json() == {"data": {"total_credits": 10, "total_usage": Decimal("12.00294")}}
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_a_key_tells_what_it_used_today_this_week_and_this_month(
     assert (told["data"]["label"], told["data"]["limit"], told["data"]["expires_at"]) == (
         "key of acme-labs", None, None,
     )  # fmt: skip
-    assert told["data"]["usage_daily"] == told["data"]["usage"] == 0.00098
+    assert told["data"]["usage_daily"] == told["data"]["usage"] == Decimal("0.00098")
     # Tomorrow the same usage is yesterday's.
     tomorrow = clock.now() + timedelta(days=1)
     monkeypatch.setattr(clock, "now", lambda: tomorrow)
     later = caller.get("/v1/key").json()["data"]
     assert later["usage_daily"] == 0
-    assert later["usage_weekly"] == (0 if tomorrow.weekday() == 0 else 0.00098)
-    assert later["usage_monthly"] == later["usage"] == (0 if tomorrow.day == 1 else 0.00098)
+    assert later["usage_weekly"] == (0 if tomorrow.weekday() == 0 else Decimal("0.00098"))
+    assert later["usage_monthly"] == later["usage"] == (0 if tomorrow.day == 1 else Decimal("0.00098"))
 
 
 def test_a_key_tells_when_it_ends_and_only_its_own_usage(acme: House) -> None:
@@ -227,7 +227,7 @@ def test_a_key_tells_when_it_ends_and_only_its_own_usage(acme: House) -> None:
     told = fresh.get("/v1/key").json()["data"]
     assert (told["label"], told["usage"], told["expires_at"]) == ("fresh", 0, int(ends.timestamp()))
     assert datetime.fromtimestamp(told["expires_at"], UTC) == ends
-    assert acme.callers["plain"].get("/v1/key").json()["data"]["usage"] == 0.00098
+    assert acme.callers["plain"].get("/v1/key").json()["data"]["usage"] == Decimal("0.00098")
     assert acme.callers["alone"].get("/v1/key").json()["data"]["usage"] == 0
 
 

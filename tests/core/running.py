@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +199,14 @@ class Up:
             wait_until_gone(self.data_dir)
 
     def get(self, path: str, **headers: str) -> tuple[int, Any]:
-        """Status and JSON of a GET."""
+        """Status and JSON of a GET, fractions as ``Decimal``."""
         request = urllib.request.Request(self.base_url + path, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, json.load(answer, parse_float=Decimal)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.load(error)
+                return error.code, json.load(error, parse_float=Decimal)
 
     def ready(self) -> bool:
         """Whether /readyz answers 200 now."""

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 
@@ -574,7 +575,7 @@ class TestFakePayments:
         assert told == {}
 
 
-def topped_up(up: Up, stand_in: str) -> float:
+def topped_up(up: Up, stand_in: str) -> Decimal:
     """The demo customer's balance after ten dollars were paid on the page that a top-up leads to."""
     mine = {"Authorization": f"Bearer {demo(up)['customer_key']}", "Content-Type": "application/json"}
     with contextlib.closing(http.client.HTTPConnection(HOST, up.port, timeout=60)) as connection:
@@ -592,8 +593,8 @@ def topped_up(up: Up, stand_in: str) -> float:
         connection.request("POST", page.removeprefix(stand_in), "act=pay&card=4242424242424242")
         assert connection.getresponse().status == 303
 
-    def balance() -> float:
-        return float(up.get("/v1/wallet", **mine)[1]["balance_usd"])
+    def balance() -> Decimal:
+        return Decimal(up.get("/v1/wallet", **mine)[1]["balance_usd"])
 
     # The event comes to the webhook, and a worker takes it up.
     assert eventually(lambda: balance() == 110)

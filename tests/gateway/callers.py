@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from gateway import calls, channels, health, plane, upstream
@@ -45,7 +46,7 @@ class Heard:
     @property
     def told(self) -> Any:
         """The body's JSON."""
-        return json.loads(self.body)
+        return json.loads(self.body, parse_float=Decimal)
 
     @property
     def code(self) -> tuple[int, str | None]:
@@ -56,7 +57,7 @@ class Heard:
     def events(self) -> list[Any]:
         """The events of a stream, ``[DONE]`` as its text."""
         found = [each[6:] for each in self.body.decode().split("\n\n") if each.startswith("data: ")]
-        return [each if each == "[DONE]" else json.loads(each) for each in found]
+        return [each if each == "[DONE]" else json.loads(each, parse_float=Decimal) for each in found]
 
     @property
     def text(self) -> str:

@@ -88,7 +88,7 @@ def test_a_stream_has_the_contract_s_shape_and_its_cost_is_the_debit(acme: House
     assert (finish["choices"][0]["delta"], finish["choices"][0]["finish_reason"]) == ({}, "stop")
     assert {each["usage"] is None for each in (first, *middle, finish)} == {True}
     assert usage["choices"] == []
-    assert usage["usage"]["cost"] == {"total_cost": 0.000362}
+    assert usage["usage"]["cost"] == {"total_cost": Decimal("0.000362")}
     assert done == "[DONE]"
     assert {(each["id"], each["model"], each["object"]) for each in heard.events[:-1]} == {
         (first["id"], "deepseek-chat", "chat.completion.chunk")
@@ -476,8 +476,9 @@ def test_a_client_does_not_wait_for_a_database_that_is_away_and_is_told_what_wil
     monkeypatch.setattr(charges, "record", record_later)
     monkeypatch.setattr(calls, "SETTLE_DELAYS", (0.01,))
     monkeypatch.setattr(calls, "SETTLE_WAIT_SECONDS", 0.1)
-    assert ask(acme).told["usage"]["cost"] == {"total_cost": 0.000362}
-    assert stream(acme, stream_options={"include_usage": True}).events[-2]["usage"]["cost"] == {"total_cost": 0.000362}
+    assert ask(acme).told["usage"]["cost"] == {"total_cost": Decimal("0.000362")}
+    streamed = stream(acme, stream_options={"include_usage": True}).events
+    assert streamed[-2]["usage"]["cost"] == {"total_cost": Decimal("0.000362")}
     before = len(acme.records)
     away.clear()
     assert record(acme).cost_usd == COST

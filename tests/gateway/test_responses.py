@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def events(heard: Heard) -> list[dict[str, Any]]:
     found = []
     for number, block in enumerate(each for each in heard.body.decode().split("\n\n") if each.startswith("event")):
         name, data = block.split("\n")
-        told = json.loads(data.removeprefix("data: "))
+        told = json.loads(data.removeprefix("data: "), parse_float=Decimal)
         assert name == f"event: {told['type']}"
         assert told["sequence_number"] == number
         EVENT.validate_python(told)
@@ -91,7 +92,11 @@ def test_what_a_request_says_is_what_a_chat_is_asked(acme: House, fake: Upstream
         },
     }  # fmt: skip
     told = heard.told
-    assert (told["instructions"], told["temperature"], told["max_output_tokens"]) == ("Answer in one line.", 0.25, 64)
+    assert (told["instructions"], told["temperature"], told["max_output_tokens"]) == (
+        "Answer in one line.",
+        0.25,
+        64,
+    )
     assert (told["metadata"], told["tools"], told["store"]) == ({"a": "b"}, [WEATHER], False)
     assert told["tool_choice"] == {"type": "function", "name": "weather"}
     assert told["reasoning"] == {"effort": "low", "summary": None}
@@ -224,7 +229,7 @@ def test_the_answer_of_the_contract(acme: House, fake: Upstream) -> None:
         "usage": {
             "input_tokens": 1000, "input_tokens_details": {"cached_tokens": 640, "cache_write_tokens": 0},
             "output_tokens": 200, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 1200,
-            "cost": {"total_cost": 0.000362},
+            "cost": {"total_cost": Decimal("0.000362")},
         },
         "metadata": {},
     }  # fmt: skip
@@ -323,7 +328,7 @@ def test_the_stream_of_the_contract(acme: House, fake: Upstream) -> None:
     assert {name: value for name, value in last["response"].items() if name not in fresh} == {
         name: value for name, value in plain.items() if name not in fresh
     }
-    assert last["response"]["usage"]["cost"] == {"total_cost": 0.000362}
+    assert last["response"]["usage"]["cost"] == {"total_cost": Decimal("0.000362")}
     assert len({record.cost_usd for record in acme.records[-2:]}) == 1
 
 
@@ -382,7 +387,7 @@ def test_a_stream_that_breaks_off_says_so_and_what_came_is_billed(acme: House, f
     record = acme.records[-1]
     assert (record.outcome, record.usage_source) == ("upstream_error", "estimated")
     assert body["usage"]["output_tokens"] == record.output_tokens > 0
-    assert body["usage"]["cost"]["total_cost"] == float(record.cost_usd) > 0
+    assert body["usage"]["cost"]["total_cost"] == record.cost_usd > 0
 
 
 def test_a_client_that_leaves_a_stream_is_billed_the_providers_counts(acme: House, fake: Upstream) -> None:

@@ -82,9 +82,9 @@ def test_the_example_of_the_contract_is_priced_recorded_and_debited(acme: House,
         "object": "list", "created": 1, "duplicates": 0, "quarantined": 0, "conflicts": 0, "rejected": 0, "failed": 0,
         "data": [{
             "event_id": sent["event_id"], "status": "created", "usage_record_id": ids.show("usage", record.pk),
-            "cost_usd": 0.000362,
+            "cost_usd": Decimal("0.000362"),
         }],
-        "wallets": [{"organization": "acme-labs", "balance_usd": 9.996698, "status": "active"}],
+        "wallets": [{"organization": "acme-labs", "balance_usd": Decimal("9.996698"), "status": "active"}],
     }  # fmt: skip
     assert b'"cost_usd":0.000362' in answer.content
     # One figure: the answer's, the record's, the ledger's.
@@ -104,7 +104,8 @@ def test_one_event_answers_201_with_its_verdict_at_the_top(acme: House, gateway:
     record = acme.records[-1]
     assert told == {
         "event_id": sent["event_id"], "status": "created", "usage_record_id": ids.show("usage", record.pk),
-        "cost_usd": 0.000362, "wallet": {"organization": "acme-labs", "balance_usd": 9.996698, "status": "active"},
+        "cost_usd": Decimal("0.000362"),
+        "wallet": {"organization": "acme-labs", "balance_usd": Decimal("9.996698"), "status": "active"},
     }  # fmt: skip
     assert "deepailab-organization" not in answer.headers
     # What was answered can be read at once.
@@ -146,7 +147,7 @@ def test_an_unpriced_event_is_202_and_kept(acme: House, gateway: Caller) -> None
     assert answer.status_code == 202
     assert answer.json() == {
         "event_id": sent["event_id"], "status": "quarantined",
-        "wallet": {"organization": "acme-labs", "balance_usd": 9.99706, "status": "active"},
+        "wallet": {"organization": "acme-labs", "balance_usd": Decimal("9.99706"), "status": "active"},
     }  # fmt: skip
     assert "X-Gateway-Error-Category" not in answer.headers
     assert Quarantine.objects.get(event_id=sent["event_id"]).reason == "unpriced"
@@ -245,7 +246,7 @@ def test_a_batch_has_a_verdict_for_each_event_in_order_and_every_wallet_once(acm
     assert told["data"][9]["error"]["param"] == "events[9]"
     assert sorted(each["organization"] for each in told["wallets"]) == ["acme-labs", "other-inc"]
     states = {each["organization"]: (each["balance_usd"], each["status"]) for each in told["wallets"]}
-    assert states["other-inc"] == (-0.000362, "empty")
+    assert states["other-inc"] == (-Decimal("0.000362"), "empty")
     assert Wallet.objects.get(pk=other.pk).overdraft_usd == Decimal("0.000362")
 
 

@@ -95,7 +95,7 @@ def test_a_void_takes_the_charge_back_and_the_first_record_stays(acme: House, ga
     assert entry.details == {"event_id": "gw-1", "reason": "sent by mistake", "cost_usd": "-0.000362"}
     listed = acme.callers["organization"].get("/v1/usage", limit="2").json()["data"]
     assert [(each["id"], each["cost_usd"]) for each in listed] == [
-        (back, -0.000362), (made["usage_record_id"], 0.000362),
+        (back, -Decimal("0.000362")), (made["usage_record_id"], Decimal("0.000362")),
     ]  # fmt: skip
     billing.assert_sound()
 
@@ -125,7 +125,7 @@ def test_a_voided_event_sent_again_is_a_duplicate_and_costs_nothing(acme: House,
     void(gateway, "gw-1")
     answer = gateway.post(EVENTS, sent)
     assert (answer.status_code, answer.json()["status"]) == (200, "duplicate")
-    assert answer.json()["wallet"]["balance_usd"] == 9.99706
+    assert answer.json()["wallet"]["balance_usd"] == Decimal("9.99706")
 
 
 @pytest.mark.parametrize("event_id", ["gw-never", "x" * 128, "x" * 129, "two words", "naïve", "\x00", "😀", "gw-1 "])
@@ -144,7 +144,7 @@ def test_a_quarantined_event_is_withdrawn_and_nothing_was_charged(acme: House, g
     assert [answer.status_code for answer in answers] == [201, 200]
     assert answers[0].json() == answers[1].json() == {
         "object": "event_void", "event_id": "gw-1", "status": "voided", "usage_record_id": None, "corrects": None,
-        "cost_usd": 0, "wallet": {"organization": "acme-labs", "balance_usd": 9.99706, "status": "active"},
+        "cost_usd": 0, "wallet": {"organization": "acme-labs", "balance_usd": Decimal("9.99706"), "status": "active"},
     }  # fmt: skip
     assert Quarantine.objects.get().resolved_at is not None
     assert Correction.objects.count() == 0
@@ -296,4 +296,4 @@ def test_odd_ids_arrive_whole_through_the_real_server(acme: House, gateway: Call
         client.post(EVENTS, json=neighbours.event("plain/slashes/here"))
         answer = client.post(f"{EVENTS}/plain/slashes/here/void", json=WHY)
         assert (answer.status_code, answer.json()["event_id"]) == (201, "plain/slashes/here")
-        assert answer.json()["wallet"]["balance_usd"] == 9.99706
+        assert answer.json(parse_float=Decimal)["wallet"]["balance_usd"] == Decimal("9.99706")

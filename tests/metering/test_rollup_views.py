@@ -98,7 +98,8 @@ def test_a_day_is_shown_as_the_contract_shows_it(acme: Organization, caller: Cal
                 "object": "bucket", "start_time": 1789948800, "end_time": 1790035200,
                 "results": [
                     {
-                        "object": "organization.costs.result", "amount": {"value": 0.0003758, "currency": "usd"},
+                        "object": "organization.costs.result",
+                        "amount": {"value": Decimal("0.0003758"), "currency": "usd"},
                         "line_item": None, "project_id": None, "api_key_id": None, "quantity": None,
                         "quantity_unit": None,
                     }
@@ -229,13 +230,13 @@ def test_costs_are_told_apart_by_line_item_project_and_key(acme: Organization, c
         assert (
             found
             == {
-                "line_item": {value: 0.5, "gpt-4o": 0.75},
-                "project_id": {value: 0.5, None: 0.75},
-                "api_key_id": {value: 1, None: 0.25},
+                "line_item": {value: Decimal("0.5"), "gpt-4o": Decimal("0.75")},
+                "project_id": {value: Decimal("0.5"), None: Decimal("0.75")},
+                "api_key_id": {value: 1, None: Decimal("0.25")},
             }[name]
         )
     (bucket,) = page(caller, COSTS, end_time=START + DAY, project_ids=shown["project_id"])["data"]
-    assert [one["amount"]["value"] for one in bucket["results"]] == [0.5]
+    assert [one["amount"]["value"] for one in bucket["results"]] == [Decimal("0.5")]
 
 
 # Zones and pages

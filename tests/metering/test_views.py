@@ -1,8 +1,8 @@
 """Metering's doors: usage (contract 8), models (6) and the catalog (7), field by field."""
 
 import copy
-import json
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -90,9 +90,9 @@ def test_a_page_has_the_fields_of_the_contract_and_exact_costs(acme: House, call
     told = {name: second[name] for name in LISTED - {"id", "created_at", "occurred_at"}}
     assert told == {
         "object": "usage_record", "model": "deepai-chat", "source": "product_call", "input_tokens": 30,
-        "output_tokens": 4, "total_tokens": 34, "cost_usd": 0.0000138,
+        "output_tokens": 4, "total_tokens": 34, "cost_usd": Decimal("0.0000138"),
     }  # fmt: skip
-    assert (newest["total_tokens"], newest["cost_usd"]) == (1200, 0.000362)
+    assert (newest["total_tokens"], newest["cost_usd"]) == (1200, Decimal("0.000362"))
     # Plain digits on the wire, never an exponent.
     assert b'"cost_usd":0.0000138' in answer.content
     record = acme.records[-1]
@@ -120,7 +120,8 @@ def test_the_smallest_cost_there_is_stands_in_plain_digits_everywhere(acme: Hous
     assert b'"amount_usd":-0.000000000001' in caller.get("/v1/wallet/transactions").content
     entry = next(each for each in caller.get("/v1/models/catalog").json()["data"] if each["id"] == "tiny")
     assert entry["pricing"] == {
-        "currency": "USD", "input_per_1m": 0.000001, "cached_input_per_1m": 0.000001, "output_per_1m": 0,
+        "currency": "USD", "input_per_1m": Decimal("0.000001"), "cached_input_per_1m": Decimal("0.000001"),
+        "output_per_1m": 0,
     }  # fmt: skip
     assert b'"input_per_1m":0.000001' in caller.get("/v1/models/catalog?search=tiny").content
 
@@ -230,8 +231,8 @@ def test_a_record_alone_tells_what_its_request_was_and_not_what_it_cost_us(acme:
     assert set(record) == LISTED | set(told) | {"event_id", "api_key_id", "usage_source", "corrects"}
     assert {name: record[name] for name in told} == told
     assert (record["event_id"], record["usage_source"], record["corrects"]) == ("alone-1", "provider", None)
-    assert (record["api_key_id"], record["cost_usd"]) == (None, 0.000362)
-    assert "secret" not in json.dumps(record)
+    assert (record["api_key_id"], record["cost_usd"]) == (None, Decimal("0.000362"))
+    assert "secret" not in str(record)
     assert {name: record[name] for name in LISTED} == caller.get("/v1/usage", limit="1").json()["data"][0]
     assert refusal(caller.get("/v1/usage/usage_nothing")) == (404, "not_found", None)
 
@@ -318,7 +319,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "category": ["Vendor reasoning"],
         "context_window": 64000,
         "max_output_tokens": 8192,
-        "pricing": {"currency": "USD", "input_per_1m": 0.27, "cached_input_per_1m": 0.07, "output_per_1m": 1.1},
+        "pricing": {
+            "currency": "USD",
+            "input_per_1m": Decimal("0.27"),
+            "cached_input_per_1m": Decimal("0.07"),
+            "output_per_1m": Decimal("1.1"),
+        },
         "routing": {"mode": "direct"},
         "capabilities": ["tools", "json"],
         "limits": {"max_stop_sequences": 8},
@@ -334,7 +340,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "category": ["Smart route product"],
         "context_window": 64000,
         "max_output_tokens": 8192,
-        "pricing": {"currency": "USD", "input_per_1m": 0.3, "cached_input_per_1m": 0.08, "output_per_1m": 1.2},
+        "pricing": {
+            "currency": "USD",
+            "input_per_1m": Decimal("0.3"),
+            "cached_input_per_1m": Decimal("0.08"),
+            "output_per_1m": Decimal("1.2"),
+        },
         "routing": {"mode": "smart", "fallback": True},
         "capabilities": ["tools", "json"],
         "limits": {"max_stop_sequences": 4},
