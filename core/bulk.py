@@ -1,13 +1,17 @@
 """Many rows in one statement, many statements in one message: binary ``COPY``, and arrays as text."""
 
+import hashlib
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 # COPY collects rows by partition and writes index entries a partition at a time, so whom a row waits
 # for would not follow the order of the rows. A condition that it must ask of each row, and that
@@ -55,10 +59,14 @@ def copy_packed(table: str, columns: Collection[str], rows: Iterable[bytes], *, 
         connection.cursor() as cursor,
         cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary){order}") as copy,
     ):
-        copy.write(_HEAD)
+        data = _HEAD
         while some := list(islice(coming, _ROWS_AT_ONCE)):
-            copy.write(count + count.join(some))
-        copy.write(_TAIL)
+            data += count + count.join(some)
+            if len(some) == _ROWS_AT_ONCE:
+                copy.write(data)
+                data = b""
+        # A few rows are one piece from the first byte to the last.
+        copy.write(data + _TAIL)
 
 
 class Statement(NamedTuple):
@@ -71,18 +79,52 @@ class Statement(NamedTuple):
 def at_once(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
     """Run statements in one message, so under a lock the server is waited for once; the rows of each.
 
-    Each runs after the one before it and sees what it would see if it were sent alone.
+    Each runs after the one before it and sees what it would see if it were sent alone. Each is parsed and planned once
+    a connection (``DATABASE_PREPARE``), so its text should be one of few: what changes belongs into its values.
     """
     found = []
     with connection.cursor() as cursor:
-        cursor.execute(
-            "; ".join(one.query for one in statements), [value for one in statements for value in one.values]
-        )
+        queries = [_prepared(cursor, one.query) for one in statements]
+        cursor.execute("; ".join(queries), [value for one in statements for value in one.values])
         for _ in statements:
             # The driver's description would be made anew for each, column by column.
             found.append(cursor.fetchall() if cursor.pgresult.nfields else [])
             cursor.nextset()
     return found
+
+
+def _prepared(cursor: CursorWrapper, query: str) -> str:
+    """What runs a query that this connection knows by name from now on."""
+    if not settings.DATABASE_PREPARE:
+        return query
+    named = _named(query)
+    # A name is known for as long as the connection lasts, whatever becomes of the transaction.
+    known: set[str] = connection.connection.__dict__.setdefault(_KNOWN, set())
+    if named.name not in known:
+        cursor.execute(named.prepare)
+        known.add(named.name)
+    return named.execute
+
+
+# The attribute of the driver's connection that holds what it knows.
+_KNOWN = "tollbook_statements"
+
+
+class _Named(NamedTuple):
+    """A query's name in the server, and what makes it known and runs it."""
+
+    name: str
+    prepare: str
+    execute: str
+
+
+@lru_cache(maxsize=256)
+def _named(query: str) -> _Named:
+    name = f"tollbook_{hashlib.sha256(query.encode()).hexdigest()[:16]}"
+    first, *rest = query.split("%s")
+    numbered = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+    values = f"({', '.join(['%s'] * len(rest))})" if rest else ""
+    return _Named(name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name}{values}")
 
 
 def array(values: Iterable[UUID | Decimal | int]) -> str:

@@ -118,6 +118,8 @@ STATEMENT_TIMEOUT_MS = env.integer("STATEMENT_TIMEOUT_MS", 10_000, low=100, high
 LOCK_TIMEOUT_MS = env.integer("LOCK_TIMEOUT_MS", 2_000, low=10, high=600_000)
 IDLE_IN_TRANSACTION_TIMEOUT_MS = env.integer("IDLE_IN_TRANSACTION_TIMEOUT_MS", 10_000, low=100, high=600_000)
 DATABASE_POOL_MAX = env.integer("DATABASE_POOL_MAX", 0, low=0, high=500)
+# Whether the busiest statements are prepared once a connection: not behind a pooler that lends one for a transaction.
+DATABASE_PREPARE = env.flag("DATABASE_PREPARE", True)
 
 
 def _database() -> dict[str, object]:
@@ -135,6 +137,8 @@ def _database() -> dict[str, object]:
     options["options"] = (
         f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
         f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c synchronous_commit=on"
+        # What is prepared is planned once, for values of any number.
+        " -c plan_cache_mode=force_generic_plan"
     )
     # Celery closes connections after each task, which a pool does not survive: web processes only.
     if DATABASE_POOL_MAX:

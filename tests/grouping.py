@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from django.test import override_settings
 
 from tests.database import on_cluster
 
@@ -69,6 +70,8 @@ def by_organization() -> Iterator[None]:
         return copy(self, statement, *args, **options)
 
     with (
+        # What a connection knows by name is sent as the name alone, which says nothing to the watch.
+        override_settings(DATABASE_PREPARE=False),
         mock.patch.object(charges, "together", charges.by_organization),
         mock.patch.object(psycopg.Cursor, "execute", watched),
         mock.patch.object(psycopg.Cursor, "copy", copied),

@@ -23,6 +23,7 @@ from typing import Any, cast
 from unittest import mock
 
 import psycopg
+from django.test import override_settings
 from psycopg import sql
 
 from tests import books
@@ -108,6 +109,8 @@ def rewritten(old: str, new: str | Callable[[], str]) -> Iterator[None]:
         return copy(self, rewrite(statement, self), *args, **options)
 
     with (
+        # What a connection knows by name is sent as the name alone.
+        override_settings(DATABASE_PREPARE=False),
         mock.patch.object(psycopg.Cursor, "execute", on_execute),
         mock.patch.object(psycopg.Cursor, "executemany", on_executemany),
         mock.patch.object(psycopg.Cursor, "copy", on_copy),
