@@ -6,7 +6,7 @@ exactly when its first copy was charged. Usage is never refused for lack of fund
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -32,34 +32,48 @@ log = logging.getLogger(__name__)
 
 Item = Attributed | Orphan
 Key = tuple[UUID | str, str]
+Wallets = dict[UUID, ledger.Locked]
+Claiming = Callable[[Sequence[usage.Claim]], Mapping[tuple[UUID, str], usage.Claim]]
 State = UsageClaim.State
 # The plain strings: an enum's member is looked up anew each time it is named.
 _RECORDED, _LOGGED, _QUARANTINED = (state.value for state in (State.RECORDED, State.LOGGED, State.QUARANTINED))
 _CREATED = Status.CREATED
 
 
-def record(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None = None) -> list[Verdict]:
+def record(
+    items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None = None, wallets: Wallets | None = None
+) -> list[Verdict]:
     """Charge a batch; a verdict for each item, in order. Everything in them is durable on return.
 
     Never raises for what one event or one organization did: what could not be written now is
     ``failed`` and may be sent again. ``lock_ms``: several organizations together wait no longer for any
-    of their wallets; then nothing of them is written and the database's error is raised.
+    of their wallets; then nothing of them is written and the database's error is raised. ``wallets`` gets where
+    those that were charged stand, which is durable too.
     """
+    terms = Terms(reported_by, lock_ms, {} if wallets is None else wallets)
     # Ids that all differ need no look at whose they are.
     if len({item.event.event_id for item in items}) == len(items):
-        given = _settle_all(items, reported_by=reported_by, lock_ms=lock_ms)
+        given = _settle_all(items, terms)
         return [given[item.place] for item in items]
     firsts: dict[Key, Item] = {}
     for item in items:
         firsts.setdefault(item.key, item)
-    return _copies(items, firsts, _settle_all(list(firsts.values()), reported_by=reported_by, lock_ms=lock_ms))
+    return _copies(items, firsts, _settle_all(list(firsts.values()), terms))
 
 
-def _settle_all(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
+class Terms(NamedTuple):
+    """What holds for all transactions of a batch; see ``record``."""
+
+    reported_by: UUID | None
+    lock_ms: int | None
+    wallets: Wallets
+
+
+def _settle_all(items: Sequence[Item], terms: Terms) -> dict[int, Verdict]:
     """Verdicts by place of events whose ids all differ."""
     given: dict[int, Verdict] = {}
     for group in together(items):
-        given.update(_settle(group, reported_by=reported_by, lock_ms=lock_ms))
+        given.update(_settle(group, terms))
     return given
 
 
@@ -112,13 +126,13 @@ def _told(item: Item, first: Item, given: Mapping[int, Verdict], claim: usage.Cl
     return verdict._replace(status=Status.DUPLICATE) if verdict.status is Status.CREATED else verdict
 
 
-def _settle(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None = None) -> dict[int, Verdict]:
+def _settle(items: Sequence[Item], terms: Terms) -> dict[int, Verdict]:
     """Write a group in one transaction; if it fails, by organization, then by halves down to the event."""
     try:
-        return _write(items, reported_by=reported_by, lock_ms=lock_ms)
+        return _write(items, terms)
     except Error as error:
         state = sqlstate(error)
-        if lock_ms is not None and state == LOCK_NOT_AVAILABLE and _several(items):
+        if terms.lock_ms is not None and state == LOCK_NOT_AVAILABLE and _several(items):
             raise
         # Conflicts of one organization must not hurt another; content at fault is cornered by halves.
         # What is wrong for one part is wrong for each: a database that is gone, full, read-only or
@@ -134,7 +148,7 @@ def _settle(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | N
         log.warning("a group of %d events falls apart: %s", len(items), error)
         given: dict[int, Verdict] = {}
         for part in parts:
-            given.update(_settle(part, reported_by=reported_by))
+            given.update(_settle(part, terms._replace(lock_ms=None)))
         return given
 
 
@@ -149,15 +163,21 @@ def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:
     return [items[:middle], items[middle:]] if middle else []
 
 
-def _write(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
+def _write(items: Sequence[Item], terms: Terms) -> dict[int, Verdict]:
     """The transaction, run again for passing conflicts and once more after making a missing month."""
 
     def attempt() -> dict[int, Verdict]:
-        given: dict[int, Verdict] = _transaction(items, reported_by=reported_by, lock_ms=lock_ms if several else None)
+        try:
+            given, wallets = _transaction(items, terms, claim=usage.claim_new)
+        except usage.Taken:
+            given, wallets = _transaction(items, terms, claim=usage.claim)
         failpoints.reach("charge.after_commit")
+        terms.wallets.update(wallets)
         return given
 
     several = _several(items)
+    if not several:
+        terms = terms._replace(lock_ms=None)
     # Waiting once more for one organization's wallet would keep all the others waiting with it.
     passing = RETRYABLE - {LOCK_NOT_AVAILABLE} if several else RETRYABLE
     try:
@@ -185,28 +205,31 @@ def _month_is_missing(error: Error) -> bool:
 
 
 @transaction.atomic(durable=True)
-def _transaction(items: Sequence[Item], *, reported_by: UUID | None, lock_ms: int | None) -> dict[int, Verdict]:
+def _transaction(items: Sequence[Item], terms: Terms, *, claim: Claiming) -> tuple[dict[int, Verdict], Wallets]:
     """Claim, write, debit. Locks in the house's order: claims sorted, then wallets sorted, last."""
-    at = usage.started_at(lock_ms=lock_ms)
+    at = usage.started_at(lock_ms=terms.lock_ms)
     stamps = ids.run(at=at)
     orphans = [item for item in items if isinstance(item, Orphan)]
     lines = list(price([item for item in items if isinstance(item, Attributed)], stamps))
 
-    taken = usage.claim([line.claim for line in lines])
+    taken = claim([line.claim for line in lines])
     failpoints.reach("charge.after_claims")
     won = [line for line in lines if line.item.key not in taken] if taken else lines
     given = {line.item.place: _created(line) for line in won}
     given.update(_again(lines, taken))
-    given.update(_hold(orphans, won, stamps=stamps, at=at, reported_by=reported_by))
+    given.update(_hold(orphans, won, stamps=stamps, at=at, reported_by=terms.reported_by))
     failpoints.reach("charge.after_quarantine")
 
-    book(won, stamps=stamps, at=at, reported_by=reported_by)
+    wallets = book(won, stamps=stamps, at=at, reported_by=terms.reported_by)
     failpoints.reach("charge.before_commit")
-    return given
+    return given, wallets
 
 
-def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_by: UUID | None) -> None:
-    """Write the records of claimed lines and charge their wallets, as the last act of the caller's transaction."""
+def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_by: UUID | None) -> Wallets:
+    """Write the records of claimed lines and charge their wallets, as the last act of the caller's transaction.
+
+    The wallets that were touched, as this leaves them.
+    """
     charged = [line for line in won if line.state == _RECORDED]
     failures = [line for line in won if line.state == _LOGGED]
     ended = _end_holds(won)
@@ -232,14 +255,16 @@ def book(won: Sequence[Line], *, stamps: Iterator[UUID], at: datetime, reported_
         failpoints.reach("book.after_failures")
     owners = {line.item.organization_id.int: line.item.organization_id for line in charged}
     owners |= {one.freed.organization_id.int: one.freed.organization_id for one in ended.values()}
-    if owners:
-        locked = ledger.post(moves, at=at, released=holds.reserved(ended.values()), also=owners.values())
-        failpoints.reach("book.after_ledger")
-        if ended:
-            budgets.free(one.freed for one in ended.values())
-        limited = {owner for owner, wallet in locked.items() if wallet.has_budgets}
-        if limited:
-            budgets.count([_counted(line) for line in charged if line.item.organization_id in limited], at=at)
+    if not owners:
+        return {}
+    locked = ledger.post(moves, at=at, released=holds.reserved(ended.values()), also=owners.values())
+    failpoints.reach("book.after_ledger")
+    if ended:
+        budgets.free(one.freed for one in ended.values())
+    limited = {owner for owner, wallet in locked.items() if wallet.has_budgets}
+    if limited:
+        budgets.count([_counted(line) for line in charged if line.item.organization_id in limited], at=at)
+    return locked
 
 
 def _end_holds(lines: Sequence[Line]) -> dict[UUID, holds.Settled]:

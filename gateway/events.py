@@ -70,7 +70,7 @@ def void(event_id: str, body: Mapping[str, Any], *, reporter: Principal) -> tupl
         "usage_record_id": None if done.record_id is None else ids.show("usage", done.record_id),
         "corrects": None if done.corrects is None else ids.show("usage", done.corrects),
         "cost_usd": wire.number(done.cost_usd),
-        "wallet": _wallets({owner.id.int: owner.id})[owner.id.int],
+        "wallet": _wallets({owner.id.int: owner.id}, {})[owner.id.int],
     }
     return 201 if done.first else 200, told
 
@@ -193,7 +193,7 @@ def receive_litellm(raw: bytes, *, media_type: str, reporter: Principal) -> Answ
 
 def _receive(reading: Reading) -> Answer:
     record = partial(batches.record, reported_by=reading.reporter.key_id)
-    return _answers([reading], _tell_apart(reading.items, record(reading.items), record=record))[0]
+    return _answers([reading], _tell_apart(reading.items, record(reading.items), record=record), {})[0]
 
 
 def write(readings: Sequence[Reading]) -> list[Answer]:
@@ -207,8 +207,9 @@ def write(readings: Sequence[Reading]) -> list[Answer]:
     if len(readings) > 1:
         items = [item._replace(place=place) for place, item in enumerate(items)]
     lock_ms = GROUP_LOCK_MS if len(readings) > 1 else None
-    record = partial(charges.record, reported_by=readings[0].reporter.key_id, lock_ms=lock_ms)
-    return _answers(readings, _tell_apart(items, record(items), record=record))
+    charged: charges.Wallets = {}
+    record = partial(charges.record, reported_by=readings[0].reporter.key_id, lock_ms=lock_ms, wallets=charged)
+    return _answers(readings, _tell_apart(items, record(items), record=record), charged)
 
 
 def _tell_apart(
@@ -255,8 +256,11 @@ def _other_id(event: events.Event) -> str:
     return f"{own}~{event.occurred_at:%Y%m%dT%H%M%S.%f}{'' if event.billed else '~failed'}"
 
 
-def _answers(readings: Sequence[Reading], given: Sequence[Verdict]) -> list[Answer]:
-    """Take the verdicts apart again. ``given``: for all events that were not refused, in order."""
+def _answers(readings: Sequence[Reading], given: Sequence[Verdict], charged: charges.Wallets) -> list[Answer]:
+    """Take the verdicts apart again. ``given``: for all events that were not refused, in order.
+
+    ``charged``: the wallets of which it is known where they stand.
+    """
     left = iter(given)
     told = [
         [
@@ -277,7 +281,7 @@ def _answers(readings: Sequence[Reading], given: Sequence[Verdict]) -> list[Answ
         }
         for reading, verdicts in zip(readings, told, strict=True)
     ]
-    states = _wallets({number: payer for those in payers for number, payer in those.items()})
+    states = _wallets({number: payer for those in payers for number, payer in those.items()}, charged)
     answers = []
     for reading, verdicts, those in zip(readings, told, payers, strict=True):
         wallets_told = [states[number] for number in sorted(those) if number in states]
@@ -329,15 +333,19 @@ def error_body(error: errors.ApiError) -> dict[str, Any]:
     return {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
 
 
-def _wallets(payers: Mapping[int, UUID]) -> dict[int, dict[str, Any]]:
-    """What gateways are told of the wallets their events touched, to stop in time; by the ids' numbers."""
+def _wallets(payers: Mapping[int, UUID], charged: charges.Wallets) -> dict[int, dict[str, Any]]:
+    """What gateways are told of the wallets their events touched, to stop in time; by the ids' numbers.
+
+    ``charged`` are those of which that is known; the others are asked for.
+    """
+    known = {wallet.int: (locked.standing.balance, locked.status) for wallet, locked in charged.items()}
+    others = [payer for number, payer in payers.items() if number not in known]
+    if others:
+        known |= {payer.int: (state.balance_usd, state.status) for payer, state in wallets.states(others).items()}
     facts = organizations.find_ids(list(payers.values()))
-    return {
-        payer.int: {
-            "organization": facts[payer].slug,
-            "balance_usd": wire.number(state.balance_usd),
-            "status": state.status,
-        }
-        for payer, state in wallets.states(list(payers.values())).items()
-        if payer in facts
-    }
+    told = {}
+    for number, payer in payers.items():
+        balance, status = known[number]
+        if payer in facts:
+            told[number] = {"organization": facts[payer].slug, "balance_usd": wire.number(balance), "status": status}
+    return told

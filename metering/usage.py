@@ -19,7 +19,7 @@ from django.db.models.functions import Coalesce
 from psycopg.types.json import Jsonb
 
 from core import ids, packed, wire
-from core.bulk import copy_packed, copy_rows
+from core.bulk import Statement, at_once, copy_packed, copy_rows
 from core.transactions import UNIQUE_VIOLATION, sqlstate
 from metering import partitions, rating
 from metering.attribution import Attributed
@@ -81,11 +81,10 @@ def started_at(*, lock_ms: int | None = None, flush: bool = True) -> datetime:
     chosen = {} if lock_ms is None else {"lock_timeout": f"{lock_ms}ms"}
     if not flush:
         chosen["synchronous_commit"] = "off"
-    with connection.cursor() as cursor:
-        told = "".join(", set_config(%s, %s, true)" for _ in chosen)
-        cursor.execute(f"SELECT now(){told}", [part for pair in chosen.items() for part in pair])
-        at: datetime = cursor.fetchone()[0]
-        return at
+    told = "".join(", set_config(%s, %s, true)" for _ in chosen)
+    (row,) = at_once([Statement(f"SELECT now(){told}", [part for pair in chosen.items() for part in pair])])[0]
+    at: datetime = row[0]
+    return at
 
 
 _CLAIM = """
@@ -97,33 +96,46 @@ _CLAIM = """
 """
 
 
+class Taken(Exception):
+    """An event id is taken already. The transaction that found out is spoiled; the next one asks for each."""
+
+
+def claim_new(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
+    """As ``claim``, of event ids that are all new, as in nearly every batch: they are copied in. Raises ``Taken``."""
+    assert connection.in_atomic_block
+    if not claims:
+        return {}
+    ordered = _in_order(claims)
+    # One organization's claims stand in one part, where rows follow each other anyway; Citus has no other way.
+    several = ordered[0].organization_id != ordered[-1].organization_id
+    try:
+        copy_packed("usage_claim", CLAIM, _packed_claims(ordered), in_order=several)
+    except IntegrityError as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
+        raise Taken from error
+    return {}
+
+
 def claim(claims: Sequence[Claim]) -> dict[tuple[UUID, str], Claim]:
     """Take event ids; the standing claims of those that were taken before. A rival's open claim is waited for.
 
-    Nearly every batch is new as a whole, so it is copied in; one that meets a standing claim is
-    taken back and asks event by event. Sorted, so two batches that overlap in any order wait for
-    each other instead of deadlocking.
+    Sorted, so two batches that overlap in any order wait for each other instead of deadlocking.
     """
     assert connection.in_atomic_block
     if not claims:
         return {}
-    # By the id's number: the same order in every process, and far cheaper to compare than the id.
-    ordered = sorted(claims, key=lambda one: (one.organization_id.int, one.event_id))
-    try:
-        with transaction.atomic():
-            # One organization's claims stand in one part, where rows follow each other anyway; Citus has no other way.
-            several = ordered[0].organization_id != ordered[-1].organization_id
-            copy_packed("usage_claim", CLAIM, _packed_claims(ordered), in_order=several)
-    except IntegrityError as error:
-        if sqlstate(error) != UNIQUE_VIOLATION:
-            raise
-    else:
-        return {}
+    ordered = _in_order(claims)
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, [list(column) for column in zip(*(one[:7] for one in ordered), strict=True)])
         free = set(cursor.fetchall())
     # A statement of its own: it sees what the rival committed while we waited.
     return standing([key for one in ordered if (key := _claim_key(one)) not in free])
+
+
+def _in_order(claims: Sequence[Claim]) -> list[Claim]:
+    # By the id's number: the same order in every process, and far cheaper to compare than the id.
+    return sorted(claims, key=lambda one: (one.organization_id.int, one.event_id))
 
 
 def _packed_claims(ordered: Iterable[Claim]) -> Iterator[bytes]:

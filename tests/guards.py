@@ -438,7 +438,7 @@ def _() -> Disabled:
 @guard("event_ids_are_claimed")
 def _() -> Disabled:
     """An event id is claimed in the transaction that charges it, with what the first answer says."""
-    return patched("metering.usage.claim", lambda claims: {})
+    return _claimed_by(lambda claim: lambda claims: {})
 
 
 @guard("claims_are_unique")
@@ -499,14 +499,22 @@ def _() -> Disabled:
 @guard("claim_and_debit_commit_together")
 def _() -> Disabled:
     """Claim, record, transfer and wallet are one transaction."""
-    claim = importlib.import_module("metering.usage").claim
 
-    def commit_early(claims: Any) -> Any:
-        taken = claim(claims)
-        importlib.import_module("django.db").connection.connection.commit()
-        return taken
+    def commit_early(claim: Any) -> Any:
+        def claim_and_commit(claims: Any) -> Any:
+            taken = claim(claims)
+            importlib.import_module("django.db").connection.connection.commit()
+            return taken
 
-    return patched("metering.usage.claim", commit_early)
+        return claim_and_commit
+
+    return _claimed_by(commit_early)
+
+
+def _claimed_by(made: Callable[[Any], Any]) -> Disabled:
+    """Events claimed by what is made of each of the two verbs that claim."""
+    usage = importlib.import_module("metering.usage")
+    return all_of(*(patched(f"metering.usage.{name}", made(getattr(usage, name))) for name in ("claim_new", "claim")))
 
 
 _WALLETS_LOCKED = " ORDER BY organization_id FOR NO KEY UPDATE"
@@ -741,10 +749,10 @@ def _() -> Disabled:
     book = importlib.import_module("billing.charges").book
     held = importlib.import_module("billing.models").Hold.objects
 
-    def book_what_is_held(won: Any, **more: Any) -> None:
+    def book_what_is_held(won: Any, **more: Any) -> Any:
         named = [line.item.authorization_id for line in won]
         live = set(held.filter(pk__in=named, state="open").values_list("pk", flat=True))
-        book([line for line in won if line.item.authorization_id in {None, *live}], **more)
+        return book([line for line in won if line.item.authorization_id in {None, *live}], **more)
 
     return patched("billing.charges.book", book_what_is_held)
 
@@ -808,9 +816,9 @@ def _() -> Disabled:
     return patched("core.http._passing", lambda exception: None)
 
 
-@guard("expected_violations_have_savepoints")
+@guard("expected_violations_spoil_nothing")
 def _() -> Disabled:
-    """A violation that is expected is taken in a savepoint, so the transaction around it lives on."""
+    """After a violation that is expected its transaction is begun again, or goes on behind a savepoint."""
 
     class Bare:
         """``django.db.transaction`` as it would be without savepoints."""
@@ -821,7 +829,16 @@ def _() -> Disabled:
             return transaction.atomic(using) if callable(using) else nullcontext()
 
     transaction = importlib.import_module("django.db").transaction
-    return all_of(patched("metering.usage.transaction", Bare), patched("orgs.organizations.transaction", Bare))
+    usage = importlib.import_module("metering.usage")
+    claim_new = usage.claim_new
+
+    def go_on(claims: Any) -> Any:
+        try:
+            return claim_new(claims)
+        except usage.Taken:
+            return usage.claim(claims)
+
+    return all_of(patched("metering.usage.claim_new", go_on), patched("orgs.organizations.transaction", Bare))
 
 
 @guard("pages_are_keyed_on_ids")

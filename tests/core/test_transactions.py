@@ -217,7 +217,7 @@ def spoiled() -> Iterator[list[str]]:
         yield found
 
 
-@proves("D12", guard="expected_violations_have_savepoints")
+@proves("D12", guard="expected_violations_spoil_nothing")
 def test_an_event_id_that_is_taken_spoils_nothing_for_the_others_of_its_batch(books: Books) -> None:
     acme = world.organization("acme", usd="1")
     known, new = event(event_id="known"), event(event_id="new")
@@ -241,7 +241,7 @@ def test_a_slug_that_is_taken_spoils_nothing_of_the_transaction_that_asked_for_i
     assert Organization.objects.get(slug="umbrella") == made
 
 
-@proves("D12", guard="expected_violations_have_savepoints")
+@proves("D12", guard="expected_violations_spoil_nothing")
 def test_in_no_order_do_two_who_make_the_same_person_hurt_each_other(books: Books) -> None:
     made: list[str] = []
 

@@ -1,5 +1,6 @@
 """Usage's tables: claims taken once, rows as they were told, pages by id."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -55,18 +56,45 @@ def test_a_taken_id_tells_what_stands_and_the_others_are_taken(books: Books) -> 
     assert take(other) == {(other.organization_id, "b"): other}
 
 
+def take_new(*claims: Claim) -> dict[tuple[UUID, str], Claim]:
+    """Take claims that should all be new in a transaction of their own."""
+    with transaction.atomic():
+        return usage.claim_new(claims)
+
+
+@pytest.mark.one_database
+def test_ids_that_are_all_new_are_taken_together(books: Books) -> None:
+    first = claim_of("a", story=bytes(range(32)), cost="0.000000000001")
+    assert take_new(first, claim_of("b"), claim_of("a", of=2)) == {}
+    with transaction.atomic():
+        assert usage.standing([(first.organization_id, "a")]) == {(first.organization_id, "a"): first}
+    assert rows("SELECT count(*) FROM usage_claim") == [(3,)]
+
+
+@pytest.mark.one_database
+def test_one_that_is_taken_keeps_all_of_them_from_being_taken_together(books: Books) -> None:
+    take_new(claim_of("a"))
+    with pytest.raises(usage.Taken):
+        take_new(claim_of("b"), claim_of("a"), claim_of("c", of=2))
+    assert rows("SELECT event_id FROM usage_claim") == [("a",)]
+
+
 def test_nothing_is_claimed_for_an_empty_batch(books: Books) -> None:
     assert take() == {}
+    assert take_new() == {}
 
 
 def test_claiming_needs_a_transaction(books: Books) -> None:
     with pytest.raises(AssertionError):
         usage.claim([claim_of("a")])
+    with pytest.raises(AssertionError):
+        usage.claim_new([claim_of("a")])
 
 
-def test_a_claim_that_cannot_be_is_not_taken_for_a_repeat(books: Books) -> None:
+@pytest.mark.parametrize("taking", [take, take_new])
+def test_a_claim_that_cannot_be_is_not_taken_for_a_repeat(books: Books, taking: Callable[[Claim], object]) -> None:
     with pytest.raises(IntegrityError, match="usage_claim_cost_in_range"):
-        take(claim_of("a", cost="-1"))
+        taking(claim_of("a", cost="-1"))
     assert rows("SELECT count(*) FROM usage_claim") == [(0,)]
 
 
