@@ -31,7 +31,21 @@ from billing import admissions, charges, distribution, holds
 from billing.budgets import Counted
 from core import clock, errors, ids, money
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
-from gateway import channels, counts, echo, groups, health, limits, native, replays, routing, terms, threads, upstream
+from gateway import (
+    channels,
+    counts,
+    echo,
+    groups,
+    health,
+    limits,
+    native,
+    refusals,
+    replays,
+    routing,
+    terms,
+    threads,
+    upstream,
+)
 from gateway.channels import CapName, Kind
 from gateway.groups import GROUP_LOCK_MS, Groups
 from gateway.limits import Permit
@@ -87,7 +101,7 @@ class Prompt(NamedTuple):
 class Asking(NamedTuple):
     """A request as it came: who asks, and what. Both raise an ``ApiError``. ``key`` is its ``Idempotency-Key``.
 
-    ``permits`` takes in the room that it has been given within its limits.
+    ``raw`` is its body.
     """
 
     who: Callable[[], Principal]
@@ -95,7 +109,20 @@ class Asking(NamedTuple):
     endpoint: str
     request_id: str
     key: str | None = None
-    permits: Sequence[Permit] = ()
+    raw: bytes = b""
+    trail: "Trail | None" = None
+
+
+class Trail:
+    """How far a request has come, for who must clear up behind one that is refused."""
+
+    __slots__ = ("permit", "principal", "prompt")
+
+    def __init__(self) -> None:
+        self.principal: Principal | None = None
+        self.prompt: Prompt | None = None
+        # The room that it has been given within its limits.
+        self.permit: Permit | None = None
 
 
 class Admitted(NamedTuple):
@@ -191,6 +218,8 @@ def about(principal: Principal) -> dict[str, str]:
 def _admit(asking: Asking) -> Admitted:
     """Whether a request may be made, whatever its wallet holds. Raises an ``ApiError``."""
     principal = asking.who()
+    if asking.trail is not None:
+        asking.trail.principal = principal
     try:
         return _admit_of(asking, principal)
     except errors.ApiError as refusal:
@@ -203,6 +232,8 @@ def _admit_of(asking: Asking, principal: Principal) -> Admitted:
     assert principal.organization_id is not None
     owner = organizations.find_ids([principal.organization_id])[principal.organization_id]
     prompt = asking.read()
+    if asking.trail is not None:
+        asking.trail.prompt = prompt
     model = prompt.model
     if principal.models.isdisjoint(model.aliases):
         principals.check_model(principal.models, model.slug)
@@ -224,9 +255,9 @@ def _admit_of(asking: Asking, principal: Principal) -> Admitted:
     key = keys.find([principal.key_id])[principal.key_id]
     personal = key.user_id is not None and key.organization_id != owner.id
     on_hang_up = terms.on_hang_up(owner.id)
-    if isinstance(asking.permits, list):
+    if asking.trail is not None:
         # Last: whatever else refuses it has taken no room.
-        asking.permits.append(limits.enter(principal, tokens=most.tokens))
+        asking.trail.permit = limits.enter(principal, tokens=most.tokens)
     return Admitted(
         call_id, asking, principal, owner, key.organization_id if personal else None, prompt, most, order,
         on_hang_up, at, offer.card,
@@ -372,19 +403,33 @@ async def make(asking: Asking, *, size: int, long: bool = False) -> "Call":
     """
     if _closing:
         raise errors.Unavailable("This process is stopping; send it again.")
-    permits: list[Permit] = []
+    trail = Trail()
     try:
-        held = await _holds.answer(asking._replace(permits=permits), size=size, long=long)
-    except BaseException:
-        for permit in permits:
-            limits.leave(permit, tokens=0)
+        held = await _holds.answer(asking._replace(trail=trail), size=size, long=long)
+    except BaseException as error:
+        if trail.permit is not None:
+            limits.leave(trail.permit, tokens=0)
+        _note_refusal(asking, trail, error)
         raise
-    (permit,) = permits
-    call = Call(held, permit)
+    assert trail.permit is not None
+    call = Call(held, trail.permit)
     _open.add(call)
     call.task.add_done_callback(lambda _: _open.discard(call))
     _keep_holds()
     return call
+
+
+def _note_refusal(asking: Asking, trail: Trail, error: BaseException) -> None:
+    """For the log of failed requests, where it is known whose it is; what came at a bad moment may come again."""
+    who, prompt = trail.principal, trail.prompt
+    if who is None or who.organization_id is None or not isinstance(error, errors.ApiError):
+        return
+    if type(error) is errors.Unavailable:
+        return
+    refusals.note(refusals.Refused(
+        who, error.status, error.code or "", asking.endpoint, asking.request_id, clock.now(),
+        prompt.name if prompt else "", prompt.stream if prompt else None, b"" if prompt else asking.raw,
+    ))  # fmt: skip
 
 
 class Call:
@@ -869,4 +914,5 @@ async def drain() -> None:
         await asyncio.wait([call.task for call in _open], timeout=LAST_SECONDS)
     if _open:
         log.critical("%d calls are left without a settlement", len(_open))
+    await refusals.drain()
     await upstream.close()

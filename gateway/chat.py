@@ -414,5 +414,5 @@ Who = Callable[[], Any]
 
 async def begin(raw: bytes, *, who: Who, request_id: str, key: str | None, long: bool) -> Call:
     """A call for a body. Raises an ``ApiError``."""
-    asking = calls.Asking(who, lambda: read(raw), ENDPOINT, request_id, key)
+    asking = calls.Asking(who, lambda: read(raw), ENDPOINT, request_id, key, raw)
     return await calls.make(asking, size=len(raw), long=long)

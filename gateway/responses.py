@@ -67,7 +67,7 @@ class Request:
 async def begin(raw: bytes, *, who: Who, request_id: str, key: str | None, long: bool) -> tuple[Call, Request]:
     """A call for a body. Raises an ``ApiError``."""
     request = Request(raw)
-    asking = calls.Asking(who, request.read, PATH, request_id, key)
+    asking = calls.Asking(who, request.read, PATH, request_id, key, raw)
     return await calls.make(asking, size=len(raw), long=long), request
 
 

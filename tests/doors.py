@@ -140,7 +140,7 @@ def client() -> Any:
 @contextmanager
 def plane_door() -> Iterator[None]:
     """Clients that are made meanwhile ask the data plane."""
-    from gateway import calls, plane, threads
+    from gateway import calls, plane, refusals, threads
 
     _chosen.append(PlaneClient)
     with (
@@ -153,11 +153,14 @@ def plane_door() -> Iterator[None]:
         mock.patch.multiple(plane._authorizations, _readers=pool, _writers=pool),
         mock.patch.multiple(calls._holds, _readers=pool, _writers=pool),
         mock.patch.multiple(calls._settlements, _readers=pool, _writers=pool),
+        mock.patch.multiple(refusals, _writers=pool, _kept=refusals.Kept()),
     ):
         try:
             yield
         finally:
             _chosen.remove(PlaneClient)
+            # What is written a while later must not come into another test's database.
+            asyncio.run_coroutine_threadsafe(refusals.drain(), _loop()).result(SECONDS)
 
 
 @pytest.fixture(params=["views", "plane"])
