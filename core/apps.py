@@ -16,4 +16,4 @@ class AdminConfig(admin.AdminConfig):
     """Django's admin, with the desk as its site."""
 
     default = False
-    default_site = "core.desk.Desk"
+    default_site = "orgs.door.Door"

@@ -72,6 +72,7 @@ JOBS: Final[dict[str, Job]] = {
     "send_mails": Job("ops.tasks.send_mails", 10 * SECOND),
     "trim_messages": Job("ops.tasks.trim_messages", HOUR, at=13 * MINUTE),
     "trim_idempotency_keys": Job("ops.tasks.trim_idempotency_keys", HOUR, at=41 * MINUTE),
+    "trim_sign_ins": Job("ops.tasks.trim_sign_ins", HOUR, at=19 * MINUTE),
     "partitions": Job("metering.tasks.create_partitions", 6 * HOUR, at=17 * MINUTE),
     "trim_claims": Job("metering.tasks.trim_claims", HOUR, at=53 * MINUTE),
     "archive_months": Job("metering.tasks.archive_months", DAY, at=3 * HOUR + 47 * MINUTE, limits=ARCHIVE),

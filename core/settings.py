@@ -74,6 +74,10 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+    "axes",
     "orgs",
     "ops",
     "metering",
@@ -89,12 +93,15 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "orgs.sessions.Lifetimes",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "core.urls"
 WSGI_APPLICATION = "core.wsgi.application"
@@ -156,6 +163,7 @@ SECRET_KEY = _secret_key()
 SECRET_KEY_FALLBACKS = env.words("SECRET_KEY_FALLBACKS", "")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "orgs.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -171,6 +179,30 @@ WHITENOISE_USE_FINDERS = True
 # One byte more than a body of ours may have: our own check answers, not Django's HTML page.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024 * 1024 + 1
 
+# Staff need a second factor (docs/adr/0023). Only what `make up` runs may do without.
+ADMIN_TWO_FACTOR = env.choice("ADMIN_TWO_FACTOR", "OFF" if EMBEDDED else "REQUIRED", ("REQUIRED", "OFF")) == "REQUIRED"
+if not ADMIN_TWO_FACTOR and not EMBEDDED:
+    raise env.BadSetting("ADMIN_TWO_FACTOR is for trying things out; it cannot be off when DATABASE_URL is set.")
+OTP_TOTP_ISSUER = "Tollbook"
+# Who fails so often with one e-mail address from one network address waits so long, whoever they are.
+SIGN_IN_TRIES = AXES_FAILURE_LIMIT = env.integer("SIGN_IN_TRIES", 5, low=1, high=100)
+SIGN_IN_WAIT = AXES_COOLOFF_TIME = timedelta(minutes=env.integer("SIGN_IN_WAIT_MINUTES", 15, low=1, high=1440))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_USERNAME_FORM_FIELD = "username"
+AXES_USERNAME_CALLABLE = "orgs.sessions.tried_name"
+AXES_CLIENT_IP_CALLABLE = "orgs.sessions.tried_from"
+AXES_LOCKOUT_CALLABLE = "orgs.sessions.answer_locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "email", "ip_address", "csrfmiddlewaretoken"]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+# Who signed in is in the audit trail.
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+
+# Customers stay signed in for so long after their last visit; staff by ``orgs.sessions``.
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
@@ -364,5 +396,7 @@ LOGGING = {
         "django.server": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
         "stripe": {"level": "WARNING"},
+        # Names and addresses are masked in what it logs; the attempts themselves are in its table.
+        "axes": {"level": "WARNING"},
     },
 }

@@ -3,6 +3,7 @@
 from celery import shared_task
 
 from ops import deliveries, idempotency, jobs, mails, outbox
+from orgs import sessions
 
 
 @shared_task
@@ -45,3 +46,9 @@ def send_mails() -> str:
 def trim_messages() -> str:
     """Forget deliveries and messages that are long done."""
     return jobs.run("trim_messages", lambda: f"forgot {deliveries.trim()} deliveries, {outbox.trim()} messages")
+
+
+@shared_task
+def trim_sign_ins() -> str:
+    """Forget sessions that are over, and failed sign-ins that shut nobody out any more."""
+    return jobs.run("trim_sign_ins", sessions.trim)

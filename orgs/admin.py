@@ -6,17 +6,25 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.db.models import QuerySet
+from django.contrib.auth.models import Group
+from django.db.models import Count, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from core import clock
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin, for_each
-from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits
+from core.markup import verbatim
+from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits, second_factor
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
 from orgs.ratelimits import Limits
+
+# What their own apps show: secrets, and rights that come from code (``orgs.roles``).
+for _theirs in (Group, TOTPDevice, StaticDevice):
+    admin.site.unregister(_theirs)
 
 
 def actor(request: HttpRequest) -> Actor:
@@ -69,6 +77,68 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
     def keep(self, request: HttpRequest, row: User, *, form: ModelForm[User], new: bool) -> User:
         """Store the person; one made inactive loses their keys at once."""
         return organizations.keep_user(row, by=actor(request), changed=form.changed_data, new=new)
+
+
+class ReasonForm(forms.Form):
+    """Why."""
+
+    reason = forms.CharField(max_length=second_factor.REASON_LENGTH_MAX, widget=forms.Textarea(attrs={"rows": 3}))
+
+
+def _reset_factor(request: HttpRequest, row: TOTPDevice, told: dict[str, Any]) -> Done:
+    """Forget a person's devices."""
+    second_factor.reset(person=row.user, by=cast(User, request.user), reason=told["reason"])
+    return Done(f"{row.user} enrols again at the next sign-in.", place=reverse("admin:otp_totp_totpdevice_changelist"))
+
+
+@admin.register(TOTPDevice)
+class SecondFactorAdmin(ActsAdmin[TOTPDevice]):
+    """Who of the staff has a second factor; the secret is shown to nobody."""
+
+    list_display = ("user", "name", "created_at", "last_used_at", "codes_left")
+    list_select_related = ("user",)
+    search_fields = ("=user__email",)
+    fields = ("user", "name", "created_at", "last_used_at", "throttling_failure_count", "codes_left")
+    readonly_fields = fields
+    acts = (
+        Act(
+            "reset",
+            "Reset",
+            "For somebody who has lost phone and codes. Be sure who asks: whoever knows the password enrols next.",
+            _reset_factor,
+            ReasonForm,
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TOTPDevice]:
+        """Without the secret."""
+        rows: QuerySet[TOTPDevice] = super().get_queryset(request).defer("key")
+        counted: QuerySet[TOTPDevice] = rows.annotate(codes=Count("user__staticdevice__token_set"))
+        return counted
+
+    def may_act(self, request: HttpRequest, act: Act) -> bool:
+        """Superusers only, whatever rights somebody was given."""
+        return cast(User, request.user).is_superuser and super().may_act(request, act)
+
+    @admin.display(description="recovery codes left")
+    def codes_left(self, row: Any) -> int:
+        """How many."""
+        return int(row.codes)
+
+
+@admin.register(Group)
+class StaffRoleAdmin(BooksAdmin[Group]):
+    """Roles of the staff. What each may do is written in ``orgs.roles``; who has one, on the person's page."""
+
+    list_display = ("name",)
+    ordering = ("name",)
+    fields = ("name", "rights")
+    readonly_fields = fields
+
+    @admin.display(description="may")
+    def rights(self, row: Group) -> str:
+        """What it may do, one right a line."""
+        return verbatim("\n".join(f"{each.content_type.app_label}: {each.name}" for each in row.permissions.all()))
 
 
 class MembersInline(ReadInline):

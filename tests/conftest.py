@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import admitted
 from tests import books as own_books
 from tests.books import Books
 from tests.database import ROOT, Cluster, Server, server_key
@@ -25,6 +26,7 @@ pytest_plugins = ("tests.proofs", "tests.server", "tests.grouping", "tests.nurse
 SEED = ROOT / "metering" / "seed" / "catalog.json"
 # On a cluster: enough for several nodes, and made quickly.
 SHARDS = 4
+admitted.install()
 _FLUSHING = {"transactional_db", "live_server", "django_db_reset_sequences", "django_db_serialized_rollback"}
 _numbers = itertools.count(1)
 _template_seconds: list[float] = []

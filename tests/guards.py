@@ -1072,6 +1072,7 @@ def _() -> Disabled:
 
 import tests.guards_calls  # noqa: E402
 import tests.guards_documents  # noqa: E402
+import tests.guards_door  # noqa: E402
 import tests.guards_invoices  # noqa: E402
 import tests.guards_jobs  # noqa: E402
 import tests.guards_pages  # noqa: E402

@@ -22,6 +22,9 @@ WRITERS: dict[str, str | None] = {
     "organization": "orgs.organizations",
     "member": "orgs.members",
     "role": "orgs.members",
+    "otp_totp_totpdevice": "orgs.second_factor",
+    "otp_static_staticdevice": "orgs.second_factor",
+    "otp_static_statictoken": "orgs.second_factor",
     "project": "orgs.projects",
     "api_key": "orgs.keys",
     "external_id": "orgs.externals",
@@ -194,7 +197,11 @@ def modules() -> tuple[Module, ...]:
 @cache
 def tables() -> dict[str, str]:
     """Table by what code calls its model, of our apps."""
-    ours = {model.__name__: model._meta.db_table for model in apps.get_models() if model._meta.app_label in APPS}
+    ours = {
+        model.__name__: model._meta.db_table
+        for model in apps.get_models()
+        if model._meta.app_label in {*APPS, "otp_totp", "otp_static"}
+    }
     return {**ours, "get_user_model()": "account_user"}
 
 
@@ -523,7 +530,7 @@ def test_nulls_are_equal_in_every_unique_index(db: None) -> None:
             " JOIN pg_namespace n ON n.oid = t.relnamespace"
             " JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY (x.indkey)"
             " WHERE x.indisunique AND NOT x.indnullsnotdistinct AND NOT a.attnotnull AND n.nspname = 'public'"
-            " AND t.relname NOT LIKE ALL (ARRAY['django\\_%', 'auth\\_%'])"
+            " AND t.relname NOT LIKE ALL (ARRAY['django\\_%', 'auth\\_%', 'axes\\_%'])"
             " AND pg_get_expr(x.indpred, t.oid) IS DISTINCT FROM '(' || a.attname || ' IS NOT NULL)'"
             " ORDER BY 1"
         )

@@ -151,6 +151,8 @@ SERVER = {"EMAIL_HOST": "mail.example", "DEFAULT_FROM_EMAIL": "Bills <bills@toll
         ({**PRODUCTION, **SERVER, "EMAIL_USER": "me"}, 1, "EMAIL_USER and EMAIL_PASSWORD belong together"),
         ({**PRODUCTION, **SERVER, "EMAIL_SECURITY": "ssl3"}, 1, "EMAIL_SECURITY='SSL3' is none of"),
         ({**PRODUCTION, "WEBHOOKS_ALLOW_LOCAL": "1"}, 1, "WEBHOOKS_ALLOW_LOCAL is for trying things out"),
+        ({**PRODUCTION, "ADMIN_TWO_FACTOR": "off"}, 1, "ADMIN_TWO_FACTOR is for trying things out"),
+        ({**PRODUCTION, "ADMIN_TWO_FACTOR": "0"}, 1, "ADMIN_TWO_FACTOR='0' is none of REQUIRED, OFF"),
         ({"DATABASE_URL": "", "WEBHOOKS_ALLOW_LOCAL": "1"}, 0,
          f"{BACKENDS}.filebased.EmailBackend|587|True|False|Tollbook <billing@localhost>|True"),
     ],

@@ -1,0 +1,130 @@
+"""Devices of staff: how they are made, used and reset."""
+
+from typing import Any
+
+import pytest
+from django_otp.plugins.otp_static.models import StaticToken
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from core import errors
+from orgs import second_factor
+from orgs.models import AuditEntry, User
+from orgs.second_factor import CodeTooSoon, EnrolledBefore, Standing, WrongCode
+from tests import desk
+from tests.books import Books
+from tests.orgs.signing import code, enrolled, reaches, signed_in, staff
+from tests.proofs import proves
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings: Any) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+def enrol(person: User) -> tuple[str, list[str]]:
+    secret = second_factor.new_secret()
+    _, codes = second_factor.confirm(person=person, secret=secret, code=code(secret))
+    return secret, codes
+
+
+def test_the_secret_is_written_for_people_and_for_apps(db: None) -> None:
+    person = staff()
+    secret = "00" * 19 + "ff"
+    assert second_factor.written(secret) == "AAAA AAAA AAAA AAAA AAAA AAAA AAAA AAH7"
+    assert second_factor.address(person=person, secret=secret) == (
+        "otpauth://totp/Tollbook%3Aada%40example.com?secret=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAH7"
+        "&algorithm=SHA1&digits=6&period=30&issuer=Tollbook"
+    )
+    assert len(second_factor.new_secret()) == 40
+
+
+def test_a_device_is_kept_only_with_a_code_of_it_and_never_a_second_one(db: None) -> None:
+    person, secret = staff(), second_factor.new_secret()
+    for wrong in ("", "abc", "12345678901", code(secret, steps=4)):
+        with pytest.raises(errors.OutOfRange):
+            second_factor.confirm(person=person, secret=secret, code=wrong)
+    assert second_factor.standing(person) == Standing(0, 0)
+    second_factor.confirm(person=person, secret=secret, code=code(secret))
+    assert second_factor.standing(person) == Standing(1, 10)
+    other = second_factor.new_secret()
+    with pytest.raises(EnrolledBefore):
+        second_factor.confirm(person=person, secret=other, code=code(other))
+
+
+def test_of_a_recovery_code_only_a_digest_is_kept(db: None) -> None:
+    _, codes = enrol(staff())
+    kept = set(StaticToken.objects.values_list("token", flat=True))
+    assert len(kept) == 10
+    plain = {each.replace(" ", "") for each in codes}
+    assert not kept & (plain | {each.upper() for each in plain})
+
+
+def test_one_code_lets_one_of_many_in(books: Books) -> None:
+    person = staff()
+    secret, codes = enrol(person)
+    for one in (code(secret, steps=1), codes[0]):
+
+        def attempt(one: str = one) -> bool:
+            try:
+                second_factor.verify(person=person, code=one)
+            except (WrongCode, CodeTooSoon):
+                return False
+            return True
+
+        assert sum(books.together([attempt] * 6)) == 1
+
+
+def test_somebody_without_a_device_has_no_code(db: None) -> None:
+    person = staff()
+    for one in ("123456", "aaaa aaaa aaaa aaaa"):
+        with pytest.raises(WrongCode):
+            second_factor.verify(person=person, code=one)
+
+
+def test_another_persons_code_is_no_code(db: None) -> None:
+    ada, bob = staff(), staff("bob@example.com")
+    secret, codes = enrol(ada)
+    enrol(bob)
+    for one in (code(secret, steps=1), codes[0]):
+        with pytest.raises(WrongCode):
+            second_factor.verify(person=bob, code=one)
+
+
+@proves("A14", guard="only_superusers_reset")
+def test_only_a_superuser_resets_and_only_somebody_elses(db: None) -> None:
+    ada, clerk, gone = staff(), staff("clerk@example.com", is_superuser=False), staff("x@example.com", is_active=False)
+    enrolled(ada)
+    for by in (clerk, gone, ada):
+        with pytest.raises(errors.PermissionDenied):
+            second_factor.reset(person=ada, by=by, reason="lost")
+    assert second_factor.is_enrolled(ada)
+
+
+def test_a_reset_is_an_act_with_a_reason_that_closes_what_is_open(db: None) -> None:
+    person = staff()
+    theirs, _ = signed_in()
+    device = TOTPDevice.objects.get(user=person)
+    root = desk.superuser()
+    place = f"/admin/otp_totp/totpdevice/{device.pk}/reset/"
+    shown = desk.read(root, f"/admin/otp_totp/totpdevice/{device.pk}/change/")
+    for secret in (device.key, second_factor.written(device.key).replace(" ", "")):
+        assert secret not in shown.text
+    assert root.post(place, {"reason": ""}).status_code == 200
+    assert reaches(theirs)
+    assert root.post(place, {"reason": "lost the phone"}).status_code == 302
+    assert not reaches(theirs)
+    entry = AuditEntry.objects.get(verb="second_factor.reset")
+    assert (entry.actor_label, entry.details) == (
+        "root@example.com",
+        {
+            "reason": "lost the phone",
+            "before": {"apps": 1, "recovery codes": 10},
+            "after": {"apps": 0, "recovery codes": 0},
+        },
+    )
+    # Whoever may change devices by a right of Django's still may not.
+    enrolled(person)
+    clerk = desk.clerk("view_totpdevice", "change_totpdevice", "delete_totpdevice")
+    again = TOTPDevice.objects.get(user=person).pk
+    assert clerk.post(f"/admin/otp_totp/totpdevice/{again}/reset/", {"reason": "x"}).status_code == 403
+    assert second_factor.is_enrolled(person)
