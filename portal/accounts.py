@@ -1,10 +1,10 @@
 """The door of the portal: signing in and out, choosing a password, making an organization."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.conf import settings
-from django.contrib.auth import authenticate, login, logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -13,11 +13,9 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
 
 from core import errors
-from orgs import audit, organizations
+from orgs import audit, organizations, sessions
 from orgs.models import User
 from portal import desk, invitations
-
-_BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
 class SignIn(forms.Form):
@@ -69,12 +67,14 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     """``/portal/sign-in``: by address and password; one answer for a wrong address and a wrong password."""
     form = SignIn(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        given = form.cleaned_data
-        user = authenticate(request, username=given["email"].lower(), password=given["password"])
-        if isinstance(user, User):
-            login(request, user)
-            return HttpResponseRedirect(_onward(request, user))
-        form.add_error(None, "This address and password do not belong together.")
+        try:
+            user = sessions.authenticate(request, **form.cleaned_data)
+        except sessions.SignInRefused:
+            form.add_error(None, "This address and password do not belong together.")
+        except sessions.SignInLocked as error:
+            form.add_error(None, str(error))
+        else:
+            return _enter(request, user, place=_onward(request, user))
     shown = {"form": form, "next": request.GET.get("next", ""), "sign_up": settings.SIGN_UP}
     return desk.render(request, "sign_in", shown, status=403 if form.errors else 200)
 
@@ -82,7 +82,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     """``POST /portal/sign-out``."""
-    logout(request)
+    sessions.close(request)
     return HttpResponseRedirect(reverse("portal:sign_in"))
 
 
@@ -120,8 +120,7 @@ def welcome(request: HttpRequest, token: str) -> HttpResponse:
         form = Password(request.POST or None)
         if request.method == "POST" and form.is_valid():
             user = invitations.accept(secret=token, password=form.cleaned_data["password"])
-            login(request, user, backend=_BACKEND)
-            return HttpResponseRedirect(desk.home(user))
+            return _enter(request, user, place=desk.home(user))
     except invitations.LinkSpent as error:
         return desk.refuse(request, error)
     except errors.ApiError as error:
@@ -152,6 +151,16 @@ def organizations_page(request: HttpRequest) -> HttpResponse:
 def fault(form: forms.Form, error: errors.ApiError) -> None:
     """Show what a verb refused at the field that it is about, or above the form."""
     form.add_error(error.param if error.param in form.fields else None, str(error))
+
+
+def _enter(request: HttpRequest, user: User, *, place: str) -> HttpResponse:
+    """Sign in and go on; who has a second factor is asked for its code first."""
+    try:
+        sessions.open_portal(request, user)
+    except sessions.CodeNeeded:
+        sessions.begin(request, user)
+        place = f"{reverse('admin:code')}?{urlencode({'next': place})}"
+    return HttpResponseRedirect(place)
 
 
 def _onward(request: HttpRequest, user: User) -> str:

@@ -8,7 +8,7 @@ from django.test import Client
 from ops import mails
 from ops.models import Mail
 from orgs.models import AuditEntry, Organization, User
-from tests.orgs import world
+from tests.orgs import signing, world
 from tests.portal.world import PASSWORD, signed_in
 
 LINK = re.compile(r"/portal/welcome/\S+")
@@ -96,3 +96,30 @@ def test_a_person_makes_an_organization_and_owns_it(db: None) -> None:
 def test_who_is_not_signed_in_comes_back_to_the_page_afterwards(db: None) -> None:
     world.organization()
     assert Client().get("/portal/acme-labs/")["Location"] == "/portal/sign-in?next=/portal/acme-labs/"
+
+
+def test_after_five_failures_the_right_password_waits_too(db: None) -> None:
+    User.objects.create_user("ada@example.com", PASSWORD)
+    tried = [Client().post("/portal/sign-in", {"email": "ada@example.com", "password": "wrong"}) for _ in range(5)]
+    assert [page.status_code for page in tried] == [403, 403, 403, 403, 429]
+    right = Client().post("/portal/sign-in", {"email": "ada@example.com", "password": PASSWORD})
+    assert right.status_code == 429
+    assert "Too many failed attempts. Try again after" in right.content.decode()
+
+
+def test_who_has_a_second_factor_is_asked_for_its_code_whichever_way_they_came(db: None, settings: Any) -> None:
+    staff = User.objects.create_user("ada@example.com", PASSWORD, is_staff=True)
+    secret = signing.enrolled(staff)
+    client = Client()
+    asked = client.post("/portal/sign-in", {"email": "ada@example.com", "password": PASSWORD})
+    assert asked["Location"].startswith("/admin/sign-in/code/?next=%2Fportal%2Fpersonal-")
+    assert client.get("/portal/organizations")["Location"] == "/portal/sign-in?next=/portal/organizations"
+    Client().post("/portal/forgotten", {"email": "ada@example.com"})
+    reset = Client().post(letter("ada@example.com"), {"password": "a wholly different phrase"})
+    assert reset["Location"].startswith("/admin/sign-in/code/")
+    # A new password ends what was half open.
+    assert client.get("/admin/sign-in/code/")["Location"].startswith("/admin/login/")
+    again = client.post("/portal/sign-in", {"email": "ada@example.com", "password": "a wholly different phrase"})
+    opened = client.post(again["Location"], {"code": signing.code(secret)})
+    assert opened["Location"].startswith("/portal/personal-")
+    assert client.get("/portal/organizations").status_code == 200
