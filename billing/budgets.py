@@ -312,6 +312,20 @@ def _owns(organization_id: UUID, subject: str, subject_id: UUID) -> bool:
     return table._default_manager.filter(pk=subject_id, organization_id=organization_id).exists()
 
 
+def find(*, organization_id: UUID, shown: str) -> Budget:
+    """An organization's ceiling that holds, by the id that customers see. Raises ``NotFound``."""
+    try:
+        wanted = ids.read("budget", shown)
+    except ValueError as error:
+        raise errors.NotFound from error
+    found: Budget | None = Budget.objects.filter(
+        pk=wanted, organization_id=organization_id, removed_at__isnull=True
+    ).first()
+    if found is None:
+        raise errors.NotFound
+    return found
+
+
 @transaction.atomic
 def remove_ceiling(*, budget_id: UUID, by: Actor) -> None:
     """Lift a ceiling. One lifted before stays as it is."""

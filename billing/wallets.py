@@ -19,7 +19,10 @@ Mode = Wallet.Mode
 
 
 class State(NamedTuple):
-    """A wallet as shown. ``balance_usd`` = posted − overdraft; available adds the credit limit, less holds."""
+    """A wallet as shown. ``balance_usd`` = posted − overdraft; available adds the credit limit, less holds.
+
+    Below ``low_usd`` its organization is warned.
+    """
 
     organization_id: UUID
     balance_usd: Decimal
@@ -31,6 +34,7 @@ class State(NamedTuple):
     status: str
     mode: str
     enforcement: str
+    low_usd: Decimal
 
     @property
     def can_pay(self) -> bool:
@@ -74,7 +78,7 @@ def _state(
     balance = posted - overdraft
     status = books.status(balance=balance, overdraft=overdraft, credit_limit=limit, low=low, frozen=frozen)
     available = max(balance + limit - held, money.ZERO)
-    return State(organization_id, balance, held, overdraft, spent, limit, available, status, mode, enforcement)
+    return State(organization_id, balance, held, overdraft, spent, limit, available, status, mode, enforcement, low)
 
 
 def falling_back(organization_ids: Collection[UUID]) -> set[UUID]:

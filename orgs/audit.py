@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.db import connection
 from django.db.models import Model
 
-from core import clock, ids, logs
+from core import clock, errors, ids, logs
 from core.fields import IdField
 from orgs.models import AuditEntry, Organization, User
 
@@ -59,3 +60,19 @@ def note(
         details=json.loads(logs.redact(json.dumps(details or {}, ensure_ascii=False))),
         at=clock.now(),
     )
+
+
+def page(*, organization_id: UUID, limit: int, after: str | None) -> tuple[list[AuditEntry], bool]:
+    """Entries of an organization, newest first, and whether more follow. Raises ``InvalidCursor``."""
+    rows = AuditEntry.objects.for_org(organization_id)
+    listed = rows.order_by("-id")
+    if after is not None:
+        try:
+            last = ids.read("aud", after)
+        except ValueError as error:
+            raise errors.InvalidCursor(param="after") from error
+        if not rows.filter(pk=last).exists():
+            raise errors.InvalidCursor(param="after")
+        listed = listed.filter(pk__lt=last)
+    found = list(listed[: limit + 1])
+    return found[:limit], len(found) > limit

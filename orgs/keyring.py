@@ -1,4 +1,4 @@
-"""Keys managed with a key: nothing is handed on that the managing key does not have itself.
+"""Keys managed with a key or by a person: nothing is handed on that whoever manages does not have themselves.
 
 Every read starts from the principal's organization, so a foreign key and a made-up one are the
 same: not there.
@@ -7,14 +7,65 @@ same: not there.
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 from core import ids
 from core.errors import InvalidCursor, NotFound, ScopeMissing
 from orgs import addresses, keys, permissions, projects
+from orgs.audit import Actor
 from orgs.keys import IssuedKey
 from orgs.models import ApiKey, Kind, OfOrganization, Organization, User
-from orgs.principals import Principal
+
+
+class Manager(Protocol):
+    """Whoever manages keys: a key (``principals.Principal``) or a ``Person``. Empty limits limit nothing."""
+
+    @property
+    def organization_id(self) -> UUID | None:
+        """Whose keys."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether that organization is one person's own."""
+
+    @property
+    def user_id(self) -> UUID | None:
+        """The person, if there is one behind it."""
+
+    @property
+    def project_id(self) -> UUID | None:
+        """The only project whose keys they manage."""
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        """What they may do."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that they may call."""
+
+    @property
+    def networks(self) -> tuple[addresses.Network, ...]:
+        """Where they may call from."""
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts, for the audit trail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A signed-in person in an organization, with the permissions of their role there."""
+
+    organization_id: UUID
+    is_personal: bool
+    user_id: UUID
+    permissions: frozenset[str]
+    actor: Actor
+    project_id: UUID | None = None
+    models: frozenset[str] = frozenset()
+    networks: tuple[addresses.Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +80,7 @@ class Wish:
     project: str | None = None
 
 
-def page(*, principal: Principal, limit: int, after: str | None) -> tuple[list[ApiKey], bool]:
+def page(*, principal: Manager, limit: int, after: str | None) -> tuple[list[ApiKey], bool]:
     """Keys of the principal's organization, newest first, and whether more follow.
 
     ``after`` is the id of the last key of the page before, which may be deleted since. Raises
@@ -46,7 +97,7 @@ def page(*, principal: Principal, limit: int, after: str | None) -> tuple[list[A
     return found[:limit], len(found) > limit
 
 
-def issue(*, principal: Principal, wish: Wish) -> IssuedKey:
+def issue(*, principal: Manager, wish: Wish) -> IssuedKey:
     """Make a key in the principal's organization: a personal one in a personal one.
 
     Limits the principal has and the wish leaves out are inherited. Raises ``ScopeMissing`` for a
@@ -76,7 +127,7 @@ def issue(*, principal: Principal, wish: Wish) -> IssuedKey:
     )
 
 
-def _project(principal: Principal, wish: Wish) -> UUID | None:
+def _project(principal: Manager, wish: Wish) -> UUID | None:
     """The project that a wished key belongs to: the one named, else the principal's own.
 
     Raises ``OutOfRange`` for one that is not there to be named, ``ScopeMissing`` for another than the principal's.
@@ -90,7 +141,7 @@ def _project(principal: Principal, wish: Wish) -> UUID | None:
     return found.pk  # type: ignore[no-any-return]
 
 
-def rotate(*, principal: Principal, key_id: str) -> IssuedKey:
+def rotate(*, principal: Manager, key_id: str) -> IssuedKey:
     """Replace the secret of a key of the principal's organization.
 
     Raises ``NotFound``, ``Conflict`` for a revoked key and ``ScopeMissing`` for a key that may more
@@ -101,21 +152,31 @@ def rotate(*, principal: Principal, key_id: str) -> IssuedKey:
     return keys.rotate(key_id=key.pk, by=principal.actor)
 
 
-def delete(*, principal: Principal, key_id: str) -> ApiKey:
+def delete(*, principal: Manager, key_id: str) -> ApiKey:
     """Delete a key of the principal's organization. Raises ``NotFound``."""
     key = _get(principal, key_id)
     keys.delete(key_id=key.pk, by=principal.actor)
     return key
 
 
-def _all(principal: Principal) -> OfOrganization[ApiKey]:
+def revoke(*, principal: Manager, key_id: str) -> ApiKey:
+    """Stop a key of the principal's organization for good; it stays listed. Raises ``NotFound``."""
+    return keys.revoke(key_id=_get(principal, key_id).pk, by=principal.actor)
+
+
+def find(*, principal: Manager, key_id: str) -> ApiKey:
+    """A key of the principal's organization. Raises ``NotFound``."""
+    return _get(principal, key_id)
+
+
+def _all(principal: Manager) -> OfOrganization[ApiKey]:
     """The keys a principal may see: its organization's, or only its project's."""
     assert principal.organization_id is not None
     rows = ApiKey.objects.for_org(principal.organization_id)
     return rows.filter(project_id=principal.project_id) if principal.project_id else rows
 
 
-def _get(principal: Principal, key_id: str) -> ApiKey:
+def _get(principal: Manager, key_id: str) -> ApiKey:
     wanted = _read(key_id)
     found = _all(principal).filter(pk=wanted, deleted_at__isnull=True).first() if wanted else None
     if found is None:
@@ -131,7 +192,7 @@ def _read(text: str) -> UUID | None:
 
 
 def _check_within(
-    principal: Principal,
+    principal: Manager,
     *,
     scopes: Collection[str],
     models: frozenset[str],

@@ -1,4 +1,8 @@
-"""Members of organizations and their roles. The only module that writes ``Member`` and ``Role``."""
+"""Members of organizations and their roles. The only module that writes ``Member`` and ``Role``.
+
+Verbs take ``acting``, the member in whose name they run: they must manage members, and can neither give nor take
+away a role that may more than their own. None is who runs the installation.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,7 +12,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from core import clock, ids
-from core.errors import Conflict, NotFound, OutOfRange
+from core.errors import Conflict, NotFound, OutOfRange, PermissionDenied
 from orgs import audit, caches, permissions
 from orgs.audit import Actor
 from orgs.models import Member, Organization, Role, User
@@ -29,9 +33,13 @@ class MemberFacts:
 
 
 @transaction.atomic
-def add(*, organization: Organization, user: User, role: str, by: Actor) -> Member:
-    """Make ``user`` a member. Raises ``Conflict`` for one already and ``OutOfRange`` for an unknown role."""
+def add(*, organization: Organization, user: User, role: str, by: Actor, acting: UUID | None = None) -> Member:
+    """Make ``user`` a member.
+
+    Raises ``Conflict`` for one already, ``OutOfRange`` for an unknown role, and ``PermissionDenied``.
+    """
     locked = _lock(organization.pk)
+    _check_within(locked, acting, _role(role))
     if locked.is_personal:
         raise Conflict("A personal organization has no members but its person.")
     if Member.objects.for_org(locked.pk).filter(user=user, removed_at__isnull=True).exists():
@@ -47,15 +55,18 @@ def join_personal(*, organization: Organization, user: User, by: Actor) -> Membe
 
 
 @transaction.atomic
-def change_role(*, organization: Organization, member_id: UUID, role: str, by: Actor) -> Member:
+def change_role(
+    *, organization: Organization, member_id: UUID, role: str, by: Actor, acting: UUID | None = None
+) -> Member:
     """Give a member another role.
 
-    Raises ``NotFound``, ``OutOfRange`` for an unknown role, and ``Conflict`` if it would leave the
-    organization without an owner.
+    Raises ``NotFound``, ``OutOfRange`` for an unknown role, ``PermissionDenied``, and ``Conflict`` if it would
+    leave the organization without an owner.
     """
     locked = _lock(organization.pk)
     member = _get(locked, member_id)
     before, after = member.role, _role(role)
+    _check_within(locked, acting, before, after)
     if before.pk == after.pk:
         return member
     _keep_an_owner(locked, member)
@@ -73,10 +84,15 @@ def change_role(*, organization: Organization, member_id: UUID, role: str, by: A
 
 
 @transaction.atomic
-def remove(*, organization: Organization, member_id: UUID, by: Actor) -> None:
-    """End a membership. Raises ``NotFound``, and ``Conflict`` for the last owner."""
+def remove(*, organization: Organization, member_id: UUID, by: Actor, acting: UUID | None = None) -> None:
+    """End a membership; everybody may end their own.
+
+    Raises ``NotFound``, ``PermissionDenied``, and ``Conflict`` for the last owner.
+    """
     locked = _lock(organization.pk)
     member = _get(locked, member_id)
+    if acting != member.pk:
+        _check_within(locked, acting, member.role)
     _keep_an_owner(locked, member)
     member.removed_at = clock.now()
     member.save(update_fields=["removed_at"])
@@ -162,6 +178,26 @@ def _role(name: str) -> Role:
     if role is None:
         raise OutOfRange("There is no such role.", param="role")
     return role
+
+
+def _check_within(organization: Organization, acting: UUID | None, *roles: Role) -> None:
+    """Raise ``PermissionDenied`` if the acting member may not give or take one of the roles.
+
+    Needs the organization's lock: under it nobody takes the role away from whom this has just admitted.
+    """
+    if acting is None:
+        return
+    rows = Member.objects.for_org(organization.pk).select_related("role")
+    member = rows.filter(pk=acting, removed_at__isnull=True).first()
+    own = permissions.of_role(member.role.permissions) if member else frozenset()
+    if permissions.MEMBERS_MANAGE not in own:
+        raise PermissionDenied(f"Your role does not include {permissions.MEMBERS_MANAGE}.")
+    for role in roles:
+        if excess := sorted(set(role.permissions) - own):
+            raise PermissionDenied(
+                f"The role {role.name} includes {excess[0]}, which yours does not: you can neither give nor take it.",
+                param="role",
+            )
 
 
 def _keep_an_owner(organization: Organization, leaving: Member) -> None:

@@ -48,16 +48,16 @@ SERVICE = frozenset({Kind.SERVICE})
 def effective(*, scopes: Iterable[str], role: Iterable[str] | None) -> frozenset[str]:
     """What a customer's key may do: its default and its scopes, and never more than its owner's role.
 
-    ``role`` is None for an organization's own key, which has no owner. Who may read all usage
-    may read their own.
+    ``role`` is None for an organization's own key, which has no owner.
     """
     permissions = BASE | (MANAGE & set(scopes))
-    if role is not None:
-        allowed = set(role)
-        if USAGE_READ_ALL in allowed:
-            allowed.add(USAGE_READ_OWN)
-        permissions &= allowed
-    return permissions
+    return permissions if role is None else permissions & of_role(role)
+
+
+def of_role(granted: Iterable[str]) -> frozenset[str]:
+    """What a role allows: who may read all usage may read their own."""
+    allowed = frozenset(granted)
+    return allowed | {USAGE_READ_OWN} if USAGE_READ_ALL in allowed else allowed
 
 
 class Allowed(BasePermission):

@@ -285,8 +285,12 @@ def test_a_ceiling_is_changed_in_place_and_lifted(books: Books) -> None:
         hold(acme)
     assert ceiling(acme, 1).pk == made.pk
     hold(acme)
+    shown = ids.show("budget", made.pk)
+    assert budgets.find(organization_id=acme.pk, shown=shown).pk == made.pk
     budgets.remove_ceiling(budget_id=made.pk, by=BY)
     budgets.remove_ceiling(budget_id=made.pk, by=BY)
+    with pytest.raises(errors.NotFound):
+        budgets.find(organization_id=acme.pk, shown=shown)
     hold(acme, 1 - 2 * USD)
     assert Wallet.objects.get().has_budgets is False
     assert list(AuditEntry.objects.filter(verb__startswith="budget").order_by("id").values_list("verb", flat=True)) == [
@@ -312,7 +316,11 @@ def test_a_ceiling_on_what_belongs_to_another_organization_is_refused(books: Boo
             ceiling(acme, 1, subject=subject, of=of)
         assert refusal.value.param == "subject_id"
     assert not Budget.objects.exists()
-    assert ceiling(other, 1, subject=subject, of=foreign).subject_id == foreign
+    theirs = ceiling(other, 1, subject=subject, of=foreign)
+    assert theirs.subject_id == foreign
+    for shown in (ids.show("budget", theirs.pk), "budget_1"):
+        with pytest.raises(errors.NotFound):
+            budgets.find(organization_id=acme.pk, shown=shown)
 
 
 def test_standing_reads_the_window_of_now_and_the_tightest_of_a_key(books: Books) -> None:

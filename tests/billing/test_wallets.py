@@ -78,6 +78,7 @@ def test_terms_can_make_a_wallet_cross_a_line(books: Books) -> None:
     change(acme, low_usd=Decimal(11))
     assert told() == ["wallet.low"]
     change(acme, low_usd=Decimal(1))
+    assert wallets.state(acme.pk).low_usd == 1
     assert told() == ["wallet.low", "wallet.recovered"]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from django.db import Error, transaction
 
+from core import ids
+from core.errors import InvalidCursor
 from orgs import audit, keys
 from orgs.models import AuditEntry, CacheEpoch
 from tests.books import Books
@@ -93,3 +95,16 @@ def _psycopg_error() -> type[Exception]:
     import psycopg
 
     return psycopg.errors.IntegrityConstraintViolation
+
+
+@pytest.mark.django_db
+def test_an_organizations_entries_are_walked_newest_first_and_others_are_left_out() -> None:
+    acme, other = world.organization(), world.organization("other")
+    made = [audit.note(actor=world.BY, verb=f"x.{place}", subject=acme, organization=acme) for place in range(3)]
+    first, more = audit.page(organization_id=acme.pk, limit=2, after=None)
+    assert ([entry.verb for entry in first], more) == (["x.2", "x.1"], True)
+    rest, more = audit.page(organization_id=acme.pk, limit=9, after=ids.show("aud", first[-1].pk))
+    assert ([entry.verb for entry in rest], more) == (["x.0", "member.added", "organization.created"], False)
+    for cursor in (ids.show("aud", made[0].pk), ids.show("key", made[0].pk), "aud_1"):
+        with pytest.raises(InvalidCursor):
+            audit.page(organization_id=other.pk, limit=9, after=cursor)

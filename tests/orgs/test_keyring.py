@@ -6,10 +6,10 @@ import pytest
 
 from core import ids
 from core.errors import Conflict, InvalidApiKey, InvalidCursor, NotFound, OutOfRange, ScopeMissing
-from orgs import addresses, keyring, keys, principals
-from orgs.keyring import Wish
+from orgs import addresses, audit, keyring, keys, permissions, principals
+from orgs.keyring import Person, Wish
 from orgs.keys import IssuedKey
-from orgs.models import ApiKey, Organization, Project
+from orgs.models import ApiKey, Member, Organization, Project
 from orgs.principals import Principal
 from tests.orgs import world
 
@@ -163,3 +163,49 @@ def test_a_revoked_key_is_listed_and_not_rotated() -> None:
     assert "old" in [key.name for key in keyring.page(principal=who, limit=10, after=None)[0]]
     with pytest.raises(Conflict):
         keyring.rotate(principal=who, key_id=shown(old))
+
+
+def person_of(of: Organization, member: Member) -> Person:
+    return Person(
+        organization_id=of.pk, is_personal=of.is_personal, user_id=member.user_id,
+        permissions=permissions.of_role(member.role.permissions), actor=audit.user(member.user),
+    )  # fmt: skip
+
+
+@pytest.mark.django_db
+def test_a_person_makes_keys_of_the_organization_within_their_role() -> None:
+    acme = world.organization()
+    admin = person_of(acme, world.member(acme, "ada@example.com", "admin"))
+    made = keyring.issue(principal=admin, wish=Wish(name="new", scopes=["billing:manage"])).key
+    assert (made.kind, made.organization_id, made.user_id, made.created_by_id) == (
+        "organization", acme.pk, None, admin.user_id,
+    )  # fmt: skip
+    weak = person_of(acme, world.member(acme, "bob@example.com"))
+    with pytest.raises(ScopeMissing):
+        keyring.issue(principal=weak, wish=Wish(name="new"))
+    with pytest.raises(ScopeMissing):
+        keyring.rotate(principal=weak, key_id=ids.show("key", made.pk))
+
+
+@pytest.mark.django_db
+def test_a_person_at_home_makes_personal_keys() -> None:
+    ada = world.person()
+    home = world.personal(ada)
+    here = person_of(home, Member.objects.for_org(home.pk).get())
+    made = keyring.issue(principal=here, wish=Wish(name="mine")).key
+    assert (made.kind, made.organization_id, made.user_id) == ("personal", home.pk, ada.pk)
+
+
+@pytest.mark.django_db
+def test_a_key_is_revoked_by_its_organization_only_and_stays_listed() -> None:
+    acme, other = world.organization(), world.organization("other")
+    issued = world.organization_key(acme)
+    with pytest.raises(NotFound):
+        keyring.revoke(principal=manager(other), key_id=shown(issued))
+    with pytest.raises(NotFound):
+        keyring.find(principal=manager(other), key_id=shown(issued))
+    own = manager(acme)
+    assert keyring.revoke(principal=own, key_id=shown(issued)).revoked_at is not None
+    assert keyring.find(principal=own, key_id=shown(issued)).revoked_at is not None
+    with pytest.raises(InvalidApiKey):
+        keys.verify(issued.secret)

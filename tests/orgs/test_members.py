@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import ApiError, Conflict, NotFound, OutOfRange
+from core.errors import ApiError, Conflict, NotFound, OutOfRange, PermissionDenied
 from orgs import members, permissions
 from orgs.models import AuditEntry, Member, Role
 from tests.books import Books
@@ -172,3 +172,60 @@ def test_a_role_that_makes_no_sense_is_refused(name: str, granted: list[str]) ->
         members.define_role(name=name, granted=granted, by=world.BY)
     assert Role.objects.count() == 5
     assert set(Role.objects.get(name="owner").permissions) == permissions.ALL
+
+
+@pytest.mark.django_db
+def test_nobody_gives_a_role_that_may_more_than_their_own() -> None:
+    acme = world.organization()
+    admin, bob = world.member(acme, "ada@example.com", "admin"), world.member(acme, "bob@example.com")
+    eve = world.person("eve@example.com")
+    with pytest.raises(PermissionDenied, match="organization:manage"):
+        members.add(organization=acme, user=eve, role="owner", by=world.BY, acting=admin.pk)
+    for member in (admin, bob):
+        with pytest.raises(PermissionDenied, match="organization:manage"):
+            members.change_role(organization=acme, member_id=member.pk, role="owner", by=world.BY, acting=admin.pk)
+    assert list(Member.objects.for_org(acme.pk).filter(role__name="owner")) == [owner_of(acme)]
+    joined = members.add(organization=acme, user=eve, role="admin", by=world.BY, acting=admin.pk)
+    assert joined.role.name == "admin"
+
+
+@pytest.mark.django_db
+def test_nobody_takes_a_role_that_may_more_than_their_own() -> None:
+    acme = world.organization()
+    admin = world.member(acme, "ada@example.com", "admin")
+    world.member(acme, "second@example.com", "owner")
+    owner = Member.objects.for_org(acme.pk).get(user__email="second@example.com")
+    with pytest.raises(PermissionDenied):
+        members.remove(organization=acme, member_id=owner.pk, by=world.BY, acting=admin.pk)
+    with pytest.raises(PermissionDenied):
+        members.change_role(organization=acme, member_id=owner.pk, role="member", by=world.BY, acting=admin.pk)
+    assert Member.objects.get(pk=owner.pk).role.name == "owner"
+    members.remove(organization=acme, member_id=admin.pk, by=world.BY, acting=owner.pk)
+
+
+@pytest.mark.django_db
+def test_who_does_not_manage_members_may_only_leave() -> None:
+    acme, other = world.organization(), world.organization("other")
+    bob, eve = world.member(acme, "bob@example.com"), world.member(acme, "eve@example.com", "viewer")
+    stranger = owner_of(other)
+    for acting in (bob, stranger):
+        with pytest.raises(PermissionDenied, match="members:manage"):
+            members.remove(organization=acme, member_id=eve.pk, by=world.BY, acting=acting.pk)
+        with pytest.raises(PermissionDenied, match="members:manage"):
+            members.change_role(organization=acme, member_id=bob.pk, role="viewer", by=world.BY, acting=acting.pk)
+    members.remove(organization=acme, member_id=bob.pk, by=world.BY, acting=bob.pk)
+    with pytest.raises(PermissionDenied):
+        members.add(organization=acme, user=world.person("new@example.com"), role="viewer", by=world.BY, acting=bob.pk)
+
+
+@pytest.mark.django_db
+def test_who_may_read_all_usage_may_let_others_read_their_own() -> None:
+    acme = world.organization()
+    members.define_role(
+        name="hosts", granted=["members:manage", "calls:make", "usage:read_all", "wallet:read"], by=world.BY
+    )
+    host = world.member(acme, "host@example.com", "hosts")
+    bob = world.member(acme, "bob@example.com", "hosts")
+    members.change_role(organization=acme, member_id=bob.pk, role="member", by=world.BY, acting=host.pk)
+    with pytest.raises(PermissionDenied, match="billing:read"):
+        members.change_role(organization=acme, member_id=bob.pk, role="viewer", by=world.BY, acting=host.pk)

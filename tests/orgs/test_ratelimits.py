@@ -29,6 +29,7 @@ def test_a_subject_has_one_row_and_its_changes_are_in_the_trail() -> None:
     put(acme, concurrency=3)
     put(key, requests=5)
     assert ratelimits.find((acme.pk, key.pk)) == {acme.pk: Limits(concurrency=3), key.pk: Limits(requests=5)}
+    assert ratelimits.stored((acme.pk, key.pk)) == ratelimits.find((acme.pk, key.pk))
     assert RateLimit.objects.count() == 2
     trail = AuditEntry.objects.filter(verb="rate_limit.changed", organization=acme).order_by("id")
     assert [each.details for each in trail] == [
