@@ -7,6 +7,7 @@ good for a day and for one password; its secret is made as the letter is sent an
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.conf import settings
 from django.core import signing
@@ -20,9 +21,9 @@ from django.utils.crypto import salted_hmac
 from core import clock, errors
 from ops import mails
 from ops.models import Mail
-from orgs import organizations
+from orgs import members, organizations
 from orgs.audit import Actor
-from orgs.models import Organization, User
+from orgs.models import Member, Organization, User
 
 KIND: Final = "account.welcome"
 LINK: Final = "password_link"
@@ -31,6 +32,8 @@ LIFE: Final = timedelta(days=1)
 PAUSE: Final = timedelta(minutes=5)
 # Letters to people without an account, in an hour of the whole installation.
 STRANGERS_MAX: Final = 200
+# Letters of one organization in an hour.
+INVITED_MAX: Final = 100
 _SALT: Final = "portal.invitations"
 
 
@@ -52,6 +55,23 @@ def ask(*, email: str) -> None:
         return
     if known is None or known.is_active:
         _write(email, said="Choose a password for Tollbook", more="Somebody, probably you, asked for this letter.")
+
+
+@transaction.atomic(durable=True)
+def bring_in(*, organization: Organization, email: str, role: str, acting: UUID, by: Actor) -> Member:
+    """Make the person of an address, new or known, a member, and write to them; all of it or nothing.
+
+    ``acting`` is the member who does so. Raises ``OutOfRange``, ``Conflict``, ``PermissionDenied`` and, after
+    ``INVITED_MAX`` letters in an hour, ``RateLimited``.
+    """
+    since = clock.now() - timedelta(hours=1)
+    letters = Mail.objects.filter(kind=KIND, organization=organization, created_at__gte=since)
+    if letters[:INVITED_MAX].count() >= INVITED_MAX:
+        raise errors.RateLimited("Enough people were invited in the last hour. Go on later.")
+    user = organizations.ensure_user(email, by=by)
+    joined = members.add(organization=organization, user=user, role=role, by=by, acting=acting)
+    invite(organization=organization, user=user, by=by)
+    return joined
 
 
 @transaction.atomic

@@ -23,6 +23,10 @@ document.addEventListener("change", (event) => {
   if (form) form.requestSubmit();
 });
 
+// A page with a secret is the answer to a form: reloaded, it must be the page of the thing and not send the form again.
+const told = document.querySelector("[data-place]");
+if (told) history.replaceState(null, "", told.dataset.place);
+
 const tip = document.getElementById("tip");
 document.addEventListener("pointermove", (event) => {
   const bar = event.target.closest?.("[data-label]");
