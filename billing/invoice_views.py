@@ -108,11 +108,11 @@ class Invoices(APIView):
                 yield from current.invoices
 
         if lists.wants_csv(request):
-            return lists.csv_answer("invoices", COLUMNS, (_csv_row(invoice) for invoice in rows()))
+            return lists.csv_answer("invoices", COLUMNS, (csv_row(invoice) for invoice in rows()))
         return Response(lists.page([show_invoice(invoice) for invoice in page.invoices], has_more=page.has_more))
 
 
-def _csv_row(invoice: Invoice) -> tuple[object, ...]:
+def csv_row(invoice: Invoice) -> tuple[object, ...]:
     """The cells of ``COLUMNS``; times in RFC 3339, UTC."""
     times = (invoice.issued_at, invoice.due_at, invoice.starts_at, invoice.ends_at)
     amounts = (invoice.subtotal_usd, invoice.tax_usd, invoice.total_usd, invoice.paid_usd, invoice.open_usd)

@@ -3,7 +3,7 @@
 A draft is nobody's business but finance's: nothing here finds one for a customer.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from orgs.models import ApiKey, Project
 
 STATES = tuple(state for state in Invoice.State if state != Invoice.State.DRAFT)
 KINDS = tuple(Invoice.Kind)
+PAGE = 500
 
 
 class Wanted(NamedTuple):
@@ -64,6 +65,17 @@ def page(organization_id: UUID, *, wanted: Wanted, limit: int, after: str | None
     return Page(invoices[:limit], len(invoices) > limit)
 
 
+def every(organization_id: UUID, *, wanted: Wanted) -> Iterator[Invoice]:
+    """All documents that are wanted, read page by page."""
+    after = None
+    while True:
+        found = page(organization_id, wanted=wanted, limit=PAGE, after=after)
+        yield from found.invoices
+        if not found.has_more:
+            return
+        after = ids.show("inv", found.invoices[-1].pk)
+
+
 def find(organization_id: UUID, shown: str) -> Invoice:
     """The document with that id. Raises ``NotFound``, for another organization's and a draft alike."""
     try:
@@ -93,8 +105,13 @@ def credit_notes(invoice: Invoice) -> list[Invoice]:
 
 def receipt_of(topup_id: UUID) -> str | None:
     """The id on the wire of a top-up's receipt, once it is issued."""
-    found = Invoice.objects.filter(topup_id=topup_id).exclude(state=Invoice.State.DRAFT).values_list("pk", flat=True)
-    return next((ids.show("inv", pk) for pk in found), None)
+    return receipts_of([topup_id]).get(topup_id)
+
+
+def receipts_of(topup_ids: Collection[UUID]) -> dict[UUID, str]:
+    """The ids on the wire of receipts that are issued, by top-up. One query."""
+    found = Invoice.objects.filter(topup_id__in=list(topup_ids)).exclude(state=Invoice.State.DRAFT)
+    return {topup_id: ids.show("inv", pk) for topup_id, pk in found.values_list("topup_id", "pk") if topup_id}
 
 
 def usage_query(invoice: Invoice, line: InvoiceLine) -> str | None:

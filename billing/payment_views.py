@@ -417,7 +417,7 @@ class Cards(APIView):
         try:
             url = customers.begin_saving(organization_id=_owner(request)[0], **urls)
         except client.Failure as failure:
-            raise _not_now(failure) from failure
+            raise not_now(failure) from failure
         return Response({"object": "payment_method_setup", "checkout_url": url})
 
 
@@ -433,11 +433,11 @@ class CardById(APIView):
         try:
             customers.remove(card=card, by=principal_of(request).actor)
         except client.Failure as failure:
-            raise _not_now(failure) from failure
+            raise not_now(failure) from failure
         return Response({"id": ids.show("card", card.pk), "object": "payment_method.deleted", "deleted": True})
 
 
-def _not_now(failure: client.Failure) -> errors.Unavailable:
+def not_now(failure: client.Failure) -> errors.Unavailable:
     """What a customer is told when Stripe does not do what is always possible: nothing of the inside."""
     del failure
     return errors.Unavailable("The payment processor did not answer as expected; send it again.")

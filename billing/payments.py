@@ -8,7 +8,7 @@ For whoever sells something (``purpose``): ``open_one`` inside your transaction,
 is open there is no second one. Should two succeed all the same, the later one is given back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -98,6 +98,17 @@ def of_subject(purpose: str, subject_id: UUID) -> Payment | None:
     """The payment of a subject: the open one, else the last."""
     rows = list(Payment.objects.filter(purpose=purpose, subject_id=subject_id).order_by("-pk"))
     return next((row for row in rows if row.state in OPEN), rows[0] if rows else None)
+
+
+def of_subjects(purpose: str, subject_ids: Collection[UUID]) -> dict[UUID, Payment]:
+    """As ``of_subject``, for several. One query."""
+    found: dict[UUID, Payment] = {}
+    rows = Payment.objects.filter(purpose=purpose, subject_id__in=list(subject_ids)).select_related("card")
+    for row in rows.order_by("pk"):
+        known = found.get(row.subject_id)
+        if known is None or known.state not in OPEN:
+            found[row.subject_id] = row
+    return found
 
 
 def reference_of(payment: Payment) -> str:
@@ -299,6 +310,20 @@ def find(*, payment_id: str = "", intent_id: str = "", session_id: str = "") -> 
         return Payment.objects.filter(pk=UUID(payment_id)).first()
     except ValueError:
         return None
+
+
+def give_up(*, payment_id: UUID, by: Actor) -> None:
+    """Note that the customer does not want to pay any more what waits for them: whoever looks next ends it at Stripe.
+
+    Raises ``Conflict`` where nothing waits for the customer.
+    """
+    with transaction.atomic():
+        row = Payment.objects.select_for_update(no_key=True).get(pk=payment_id)
+        if row.state != State.REQUIRES_ACTION:
+            raise errors.Conflict("This payment does not wait for you any more.")
+        row.deadline_at = row.next_look_at = clock.now()
+        row.save(update_fields=["deadline_at", "next_look_at"])
+        audit.note(actor=by, verb="payment.given_up", subject=row, organization=row.organization, details={})
 
 
 def look_again(*, payment_id: UUID, by: Actor) -> None:

@@ -1,5 +1,6 @@
 """The statement: a wallet's transfers with their running balance, by ``seq``."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from django.db.models import Q, QuerySet
 from billing.models import Account, Transfer, TransferKind
 from core import errors, ids
 
+PAGE = 1000
 # A draw and a repayment leave the balance as it was; the line they belong to says it all.
 _INNER = (TransferKind.DRAW, TransferKind.REPAYMENT)
 
@@ -36,6 +38,17 @@ def page(organization_id: UUID, *, limit: int, after: str | None) -> Page:
         found = found.filter(seq__lt=_seq(organization_id, after))
     transfers = list(found[: limit + 1])
     return Page(transfers[:limit], len(transfers) > limit)
+
+
+def every(organization_id: UUID) -> Iterator[Transfer]:
+    """All lines, newest first, read page by page."""
+    after = None
+    while True:
+        found = page(organization_id, limit=PAGE, after=after)
+        yield from found.transfers
+        if not found.has_more:
+            return
+        after = ids.show("tr", found.transfers[-1].pk)
 
 
 def _seq(organization_id: UUID, shown: str) -> int:

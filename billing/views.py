@@ -94,12 +94,12 @@ class Transactions(APIView):
                 yield from current.transfers
 
         if lists.wants_csv(request):
-            return lists.csv_answer("transactions", CSV_COLUMNS, (_csv_row(transfer) for transfer in rows()))
+            return lists.csv_answer("transactions", CSV_COLUMNS, (csv_row(transfer) for transfer in rows()))
         shown = [show_transaction(transfer) for transfer in page.transfers]
         return Response(lists.page(shown, has_more=page.has_more))
 
 
-def _csv_row(transfer: Transfer) -> tuple[object, ...]:
+def csv_row(transfer: Transfer) -> tuple[object, ...]:
     """The cells of ``CSV_COLUMNS``; the time in RFC 3339, UTC."""
     return (
         ids.show("tr", transfer.id), transfer.kind, money.plain(signed(transfer)),

@@ -149,8 +149,11 @@ def organizations_page(request: HttpRequest) -> HttpResponse:
 
 
 def fault(form: forms.Form, error: errors.ApiError) -> None:
-    """Show what a verb refused at the field that it is about, or above the form."""
-    form.add_error(error.param if error.param in form.fields else None, str(error))
+    """Show what a verb refused at the field that it is about, by the name it has there, or above the form."""
+    field, said = error.param if error.param in form.fields else None, str(error)
+    if field is not None and said.startswith(f"{field} "):
+        said = f"{form[field].label}{said.removeprefix(field)}"
+    form.add_error(field, said)
 
 
 def _enter(request: HttpRequest, user: User, *, place: str) -> HttpResponse:

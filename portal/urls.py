@@ -3,6 +3,7 @@
 from django.urls import path
 
 from portal import accounts, budgets, keys, members, overview, webhooks
+from portal import accounts, cards, catalog, credit, invoices, overview, profile, quickstart
 
 app_name = "portal"
 urlpatterns = [
@@ -45,4 +46,26 @@ urlpatterns = [
     path(
         "portal/<slug:slug>/webhooks/<str:endpoint_id>/<str:delivery_id>/again", webhooks.again, name="webhooks-again"
     ),
+    path("portal/<slug:slug>/credit", credit.show, name="credit"),
+    path("portal/<slug:slug>/credit/paid", credit.paid, name="credit-paid"),
+    path("portal/<slug:slug>/credit/statement", credit.statement_page, name="credit-statement"),
+    path("portal/<slug:slug>/credit/statement.csv", credit.statement_csv, name="credit-statement_csv"),
+    path("portal/<slug:slug>/credit/topups", credit.topups_page, name="credit-topups"),
+    path("portal/<slug:slug>/credit/topups/<str:topup_id>", credit.topup, name="credit-topup"),
+    path("portal/<slug:slug>/credit/topups/<str:topup_id>/cancel", credit.cancel, name="credit-topup_cancel"),
+    path("portal/<slug:slug>/credit/recharge", credit.recharge, name="credit-recharge"),
+    path("portal/<slug:slug>/credit/cards", cards.show, name="credit-cards"),
+    path("portal/<slug:slug>/credit/cards/<str:card_id>/prefer", cards.prefer, name="credit-cards_prefer"),
+    path("portal/<slug:slug>/credit/cards/<str:card_id>/remove", cards.remove, name="credit-cards_remove"),
+    path("portal/<slug:slug>/invoices", invoices.show, name="invoices"),
+    path("portal/<slug:slug>/invoices.csv", invoices.csv_list, name="invoices-csv"),
+    path("portal/<slug:slug>/invoices/profile", profile.show, name="invoices-profile"),
+    path("portal/<slug:slug>/invoices/<str:invoice_id>", invoices.one, name="invoices-one"),
+    path("portal/<slug:slug>/invoices/<str:invoice_id>.csv", invoices.csv_one, name="invoices-one_csv"),
+    path("portal/<slug:slug>/invoices/<str:invoice_id>.pdf", invoices.pdf_one, name="invoices-one_pdf"),
+    path("portal/<slug:slug>/invoices/<str:invoice_id>/pay", invoices.pay, name="invoices-pay"),
+    path("portal/<slug:slug>/models", catalog.show, name="models"),
+    path("portal/<slug:slug>/models/calculator", catalog.calculator, name="models-calculator"),
+    path("portal/<slug:slug>/models/<path:model>", catalog.one, name="models-one"),
+    path("portal/<slug:slug>/quickstart", quickstart.show, name="quickstart"),
 ]

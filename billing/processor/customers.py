@@ -158,6 +158,18 @@ def remove(*, card: PaymentCard, by: Actor) -> None:
     _note_removal(card, by)
 
 
+@transaction.atomic(durable=True)
+def prefer(*, card: PaymentCard, by: Actor) -> None:
+    """Have a saved card pay where none is chosen, until a default is set at Stripe itself. Raises ``NotFound``."""
+    row = StripeCustomer.objects.select_for_update(no_key=True).get(pk=card.organization_id)
+    there = PaymentCard.objects.filter(organization_id=row.pk, removed_at__isnull=True)
+    if not there.filter(pk=card.pk).exists():
+        raise errors.NotFound
+    there.filter(is_default=True).exclude(pk=card.pk).update(is_default=False)
+    there.filter(pk=card.pk).update(is_default=True)
+    audit.note(actor=by, verb="card.preferred", subject=card, organization=row.organization, details={})
+
+
 def _customer_of(card: PaymentCard) -> str:
     row = StripeCustomer.objects.get(pk=card.organization_id)
     return str(row.stripe_id or "")

@@ -1,6 +1,6 @@
 """How pages tell amounts, numbers and times."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from zoneinfo import ZoneInfo
 
@@ -32,6 +32,12 @@ def exact(amount: Decimal | None) -> str:
 
 
 @register.filter
+def plain(number: Decimal | None) -> str:
+    """A number in plain digits without idle zeros."""
+    return "" if number is None else money.plain(number)
+
+
+@register.filter
 def whole(number: int | None) -> str:
     """A whole number with its thousands apart."""
     return "–" if number is None else f"{number:,}"
@@ -47,3 +53,36 @@ def moment(at: datetime | None, zone: ZoneInfo) -> str:
 def day(at: datetime | None, zone: ZoneInfo) -> str:
     """A day in a zone."""
     return "–" if at is None else f"{at.astimezone(zone):%-d %B %Y}"
+
+
+@register.filter
+def last_day(end: datetime | None, zone: ZoneInfo) -> str:
+    """The last day of a time that ends, exclusively, at an instant."""
+    return "–" if end is None else day(end - timedelta(microseconds=1), zone)
+
+
+@register.filter
+def rate(amount: Decimal | None) -> str:
+    """A price with every digit that it has, cents at least."""
+    if amount is None:
+        return "–"
+    text = money.plain(amount)
+    decimals = len(text.partition(".")[2])
+    return f"${text}" if decimals >= 2 else f"${amount:.2f}"
+
+
+@register.filter
+def thousands(number: int | None) -> str:
+    """A number of tokens in short: ``128K``, ``1.05M``, cut down."""
+    if number is None:
+        return "–"
+    for size, letter in ((1_000_000, "M"), (1000, "K")):
+        if number >= size:
+            return f"{money.plain((Decimal(number) / size).quantize(Decimal('0.01'), rounding=ROUND_DOWN))}{letter}"
+    return str(number)
+
+
+@register.filter
+def spaced(word: str) -> str:
+    """A word of the API as people write it."""
+    return word.replace("_", " ")
