@@ -2,8 +2,20 @@
 
 from django.urls import path
 
-from portal import accounts, budgets, keys, members, overview, webhooks
-from portal import accounts, cards, catalog, credit, invoices, overview, profile, quickstart
+from portal import (
+    accounts,
+    budgets,
+    cards,
+    catalog,
+    credit,
+    invoices,
+    keys,
+    members,
+    overview,
+    profile,
+    quickstart,
+    webhooks,
+)
 
 app_name = "portal"
 urlpatterns = [
