@@ -1,0 +1,47 @@
+from django.test import Client
+
+from core import clock
+from orgs import members
+from tests.orgs import world
+from tests.portal.world import member, owner, signed_in
+
+
+def test_the_menu_shows_what_a_role_may_see(db: None) -> None:
+    acme = world.organization()
+    mine = owner(acme).get("/portal/acme-labs/").content.decode()
+    theirs = member(acme, "member").get("/portal/acme-labs/").content.decode()
+    assert ">Webhooks</a>" in mine
+    assert ">Webhooks</a>" not in theirs
+    assert ">Keys</a>" in theirs
+
+
+def test_who_has_left_finds_nothing(db: None) -> None:
+    acme = world.organization()
+    joined = world.member(acme, "bob@acme-labs.example", "viewer")
+    client = signed_in(joined.user)
+    assert client.get("/portal/acme-labs/").status_code == 200
+    members.remove(organization=acme, member_id=joined.pk, by=world.BY)
+    assert client.get("/portal/acme-labs/").status_code == 404
+
+
+def test_a_closed_organization_is_gone(db: None) -> None:
+    acme = world.organization()
+    client = owner(acme)
+    acme.closed_at = clock.now()
+    acme.save()
+    assert client.get("/portal/acme-labs/").status_code == 404
+
+
+def test_pages_are_kept_by_no_cache(db: None) -> None:
+    page = owner(world.organization()).get("/portal/acme-labs/")
+    assert {"private", "no-store"} <= set(page["Cache-Control"].replace(" ", "").split(","))
+
+
+def test_the_root_leads_to_the_door_or_to_ones_own(db: None) -> None:
+    assert Client().get("/")["Location"] == "/portal/sign-in"
+    assert owner(world.organization()).get("/")["Location"] == "/portal/acme-labs/"
+
+
+def test_a_page_that_is_not_there_says_so(db: None) -> None:
+    answer = owner(world.organization()).get("/portal/acme-labs/nothing-here")
+    assert answer.status_code == 404
