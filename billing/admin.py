@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Final
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django import forms
@@ -29,7 +30,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 import billing.reconciliation_admin  # noqa: F401 - registers its pages
-from billing import corrections, margins, payments_admin, rerating, wallets  # noqa: F401
+from billing import corrections, figures, margins, payments_admin, rerating, wallets  # noqa: F401
 from billing.explain import Explanation, Part, arithmetic, explain
 from billing.invoice_admin import InvoiceAdmin
 from billing.models import (
@@ -57,6 +58,7 @@ from billing.money_admin import (
     transfer_link,
     uses_of,
 )
+from billing.start_page import SOLD_HEADS, sold_cells
 from core import clock, ids, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Tool, presence
 from core.errors import ApiError
@@ -591,6 +593,32 @@ class PeriodForm(forms.Form):
         return found
 
 
+class SalesForm(forms.Form):
+    """Days, and of which model."""
+
+    first = forms.DateField(label="from (UTC)", widget=forms.DateInput(attrs={"type": "date"}))
+    last = forms.DateField(label="to, inclusive", widget=forms.DateInput(attrs={"type": "date"}))
+    model = forms.CharField(required=False, help_text="A model's id; all of them without one.")
+
+
+def sales_sections(found: Sequence[figures.Customer]) -> list[Section]:
+    """Who used how much, each with the way to the records."""
+    total = figures.Sold()
+    rows = []
+    for customer in found:
+        total = total.plus(customer.sold)
+        name = link("orgs_organization", customer.organization_id, customer.slug)
+        records = f"{reverse('admin:metering_usagerecord_changelist')}?{urlencode({'organization': customer.slug})}"
+        rows.append((name, *sold_cells(customer.sold), link_to(records, "records")))
+    if not rows:
+        return [Section("", paragraphs("Nothing was used, or it is not folded yet."))]
+    told = "Where a gateway said nothing of its cost, it counts as nothing here."
+    if len(found) == figures.CUSTOMERS_MAX:
+        told = f"The first {figures.CUSTOMERS_MAX}, the largest first. {told}"
+    shown = table(("organization", *SOLD_HEADS, "what"), rows, foot=("all", *sold_cells(total), ""))
+    return [Section("", format_html("{}{}", shown, paragraphs(told)))]
+
+
 @admin.register(UsageRecord)
 class ChargedRecordAdmin(UsageRecordAdmin):
     """Usage records with the transfer that charged them, what was corrected since, and what is left of it."""
@@ -604,6 +632,7 @@ class ChargedRecordAdmin(UsageRecordAdmin):
         framed = self.admin_site.admin_view
         return [
             path("margins/", framed(self.margins_view), name=f"{self.page}_margins"),
+            path("sales/", framed(self.sales_view), name=f"{self.page}_sales"),
             path("<path:object_id>/explain/", framed(self.explain_view), name=f"{self.page}_explain"),
             *super().get_urls(),
         ]
@@ -613,8 +642,11 @@ class ChargedRecordAdmin(UsageRecordAdmin):
         return [Tool("Explain the cost", explain_place(row))]
 
     def list_tools(self, request: HttpRequest) -> list[Tool]:
-        """The way to the margins."""
-        return [Tool("Margins", reverse(f"admin:{self.page}_margins"))]
+        """The ways to what they come to."""
+        return [
+            Tool("Margins", reverse(f"admin:{self.page}_margins")),
+            Tool("Sales by organization", reverse(f"admin:{self.page}_sales")),
+        ]
 
     def get_fieldsets(self, request: HttpRequest, obj: UsageRecord | None = None) -> Any:
         """The money, with whose it was."""
@@ -703,6 +735,23 @@ class ChargedRecordAdmin(UsageRecordAdmin):
             else:
                 sections = margin_sections(found)
         return self.show(request, "Margins", sections, template="admin/ask.html", form=form)
+
+    def sales_view(self, request: HttpRequest) -> HttpResponse:
+        """Who used how much on some days, of one model or of all; today's unless others are asked for."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        today = clock.now().date()
+        form = SalesForm(request.GET or {"first": today, "last": today})
+        sections: list[Section] = []
+        if form.is_valid():
+            told = form.cleaned_data
+            try:
+                found = figures.customers(start=told["first"], end=_day_after(told["last"]), model=told["model"])
+            except ApiError as error:
+                form.add_error("last", str(error))
+            else:
+                sections = sales_sections(found)
+        return self.show(request, "Sales by organization", sections, template="admin/ask.html", form=form)
 
 
 def _day_after(day: date) -> date:

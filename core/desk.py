@@ -20,6 +20,8 @@ class Desk(AdminSite):
 
     site_header = site_title = "Tollbook"
     index_title = "Today"
+    # What it shows is put together in ``billing.start_page``.
+    index_template = "billing/start.html"
     # There is no site beside the API to view.
     site_url = None
 

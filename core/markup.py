@@ -8,7 +8,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString
 
 from core import ids, money
@@ -48,8 +48,7 @@ def table(
     """
     body = [_texts(row) for row in rows]
     kinds = [
-        "number" if body and all(row[place] == NOTHING or _NUMBER.fullmatch(row[place]) for row in body) else "text"
-        for place in range(len(heads))
+        "number" if body and all(_is_number(row[place]) for row in body) else "text" for place in range(len(heads))
     ]
     mark = format_html(' class="{}"', "marked")
     lines = ((mark if place in marked else "", _cells("td", kinds, row)) for place, row in enumerate(body))
@@ -59,6 +58,10 @@ def table(
         format_html_join("", "<tr{}>{}</tr>", lines),
         "" if foot is None else format_html("<tfoot><tr>{}</tr></tfoot>", _cells("th", kinds, _texts(foot))),
     )
+
+
+def _is_number(cell: str) -> bool:
+    return cell == NOTHING or bool(_NUMBER.fullmatch(strip_tags(cell)))
 
 
 def _texts(row: Sequence[object]) -> list[str]:
@@ -111,6 +114,14 @@ def _fact(value: object) -> object:
 def stamp(at: datetime) -> str:
     """An instant to the second, in UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def usd(amount: Decimal) -> SafeString:
+    """Dollars to the cent, rounded down, or all digits where there are no cents; the exact amount on hover."""
+    exact = money.plain(amount)
+    small = 0 < abs(amount) < Decimal("0.01")
+    shown = exact if small else f"{Decimal(money.display(amount)):,}"
+    return format_html('<span title="{} USD">{}</span>', exact, shown)
 
 
 def signed(amount: Decimal) -> str:

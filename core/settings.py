@@ -267,6 +267,7 @@ UNFOLD = {
     "SITE_URL": "/admin/",
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": False,
+    "DASHBOARD_CALLBACK": "billing.start_page.fill",
     "SIDEBAR": {"show_search": True, "command_search": True, "navigation": "core.desk.navigation"},
 }
 
