@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -393,6 +394,7 @@ class UsageRollup(models.Model):
                 name="usage_rollup_by_other_payer",
                 condition=Q(other_payer_id__isnull=False),
             ),
+            BrinIndex(fields=("starts_at",), name="usage_rollup_by_time", autosummarize=True, pages_per_range=32),
         )
 
 
