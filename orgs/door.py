@@ -4,12 +4,11 @@ A page of the admin opens only to a session that came through here (``orgs.sessi
 sign-in. Somebody without a device enrols one after the password, and reaches nothing before.
 """
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import segno
 from django import forms
-from django.contrib.admin.forms import AdminAuthenticationForm
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -26,6 +25,14 @@ from core.desk import Desk
 from orgs import audit, second_factor, sessions
 from orgs.models import User
 from orgs.sessions import Step
+
+if TYPE_CHECKING:
+    from django.contrib.admin.forms import AdminAuthenticationForm
+    from django.forms import TextInput
+else:
+    # Unfold has no types; what it adds to Django's own is looks.
+    from unfold.forms import AuthenticationForm as AdminAuthenticationForm
+    from unfold.widgets import UnfoldAdminTextInputWidget as TextInput
 
 CODE_LENGTH_MAX = 64
 
@@ -50,7 +57,8 @@ class CodeForm(forms.Form):
 
     code = forms.CharField(
         max_length=CODE_LENGTH_MAX,
-        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+        widget=TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+        help_text="Of your authenticator app, or one of your recovery codes.",
     )
 
 
@@ -102,7 +110,9 @@ class Door(Desk):
                 status = error.status if isinstance(error, second_factor.CodeTooSoon) else status
             else:
                 return HttpResponseRedirect(_place(request))
-        return self._page(request, "admin/code.html", "Second factor", form=form, person=person, status=status)
+        return self._page(
+            request, "admin/code.html", "Second factor", status=status, form=form, person=person, button="Open the desk"
+        )
 
     @method_decorator([never_cache, csrf_protect, sensitive_post_parameters()])
     def enrol(self, request: HttpRequest) -> HttpResponse:
@@ -130,10 +140,11 @@ class Door(Desk):
             "admin/enrol.html",
             "Set up a second factor",
             form=form,
+            button="Set up and go on",
             person=person,
             secret=second_factor.written(secret),
             address=address,
-            picture=segno.make(address, error="m").svg_data_uri(scale=5, border=2, light="white"),
+            picture=segno.make(address, error="m").svg_data_uri(scale=5, border=4, light="white"),
         )
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
