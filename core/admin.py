@@ -93,6 +93,14 @@ class QuickAdmin(ModelAdmin[M]):
                 pass
         return super().get_search_results(request, queryset, search_term)
 
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What was done about a row; who may not see such rows is not told whether there is one."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        return super().history_view(request, object_id, extra_context)
+
     @admin.display(description="id")
     def shown_id(self, row: M) -> str:
         """The id as customers see it."""

@@ -4,12 +4,14 @@ from typing import Any, cast
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group
+from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -73,6 +75,23 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "usable_password", "password1", "password2")}),)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Superusers: whoever makes accounts, or gives them rights, has every right there is."""
+        return cast(User, request.user).is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Superusers, likewise."""
+        return cast(User, request.user).is_superuser
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Set somebody's password, which ends their sessions. It is in the trail; what it is, is not."""
+        with transaction.atomic():
+            answer = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and answer.status_code == 302:
+                person = User.objects.get(pk=unquote(id))
+                audit.note(actor=actor(request), verb="user.password_set", subject=person)
+        return answer
 
     def keep(self, request: HttpRequest, row: User, *, form: ModelForm[User], new: bool) -> User:
         """Store the person; one made inactive loses their keys at once."""

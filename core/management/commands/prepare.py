@@ -51,6 +51,7 @@ class Command(BaseCommand):
                 cursor.execute("SELECT pg_advisory_lock(%s)", [PREPARE_LOCK])
                 cursor.execute(f"SET lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
             call_command("migrate", interactive=False, verbosity=0)
+            call_command("apply_staff_roles")
             call_command("load_prices", str(SEED), "--publish", "--skip-late", stdout=io.StringIO())
             if options["demo"]:
                 self._demo(base_url=options["demo"])
