@@ -1,13 +1,17 @@
 """The statement: a wallet's transfers with their running balance, by ``seq``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import Q, QuerySet
 
 from billing.models import Account, Transfer, TransferKind
-from core import errors, ids
+from core import errors, ids, money
+from core.bulk import array
 
 PAGE = 1000
 # A draw and a repayment leave the balance as it was; the line they belong to says it all.
@@ -49,6 +53,27 @@ def every(organization_id: UUID) -> Iterator[Transfer]:
         if not found.has_more:
             return
         after = ids.show("tr", found.transfers[-1].pk)
+
+
+# A transfer's id carries the start of its transaction, and its ``seq`` is given once that has the wallet's lock. So
+# the last line before an instant is among the newest by id: more than so many transactions never wait for a wallet.
+_AT_ONCE_MAX = 200
+_CLOSING = """
+    SELECT last.balance_after_usd FROM unnest(%s::uuid[]) WITH ORDINALITY AS edge (bound, place)
+    LEFT JOIN LATERAL (
+        SELECT near.balance_after_usd FROM (
+            SELECT seq, balance_after_usd FROM transfer
+            WHERE organization_id = %s AND id < edge.bound AND seq IS NOT NULL ORDER BY id DESC LIMIT %s
+        ) near ORDER BY near.seq DESC LIMIT 1
+    ) last ON true ORDER BY edge.place
+"""
+
+
+def closing(organization_id: UUID, instants: Sequence[datetime]) -> list[Decimal]:
+    """The balance after the last line before each instant, zero before the first. One query."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLOSING, [array(map(ids.floor, instants)), organization_id, _AT_ONCE_MAX])
+        return [money.ZERO if balance is None else balance for (balance,) in cursor.fetchall()]
 
 
 def _seq(organization_id: UUID, shown: str) -> int:

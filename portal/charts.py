@@ -15,8 +15,8 @@ SERIES_MAX: Final = 6
 OTHERS: Final = "others"
 # Names below the columns, so that they do not overlap.
 NAMES_MAX: Final = 8
-# A mark is at one of these times a power of ten.
-_STEPS: Final = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
+# The highest mark is at one of these times a power of ten; quarters of them have two decimals at most.
+_STEPS: Final = tuple(map(Decimal, (1, 2, 3, 4, 5, 6, 8, 10)))
 
 
 class Bar(NamedTuple):
@@ -56,8 +56,28 @@ class Chart(NamedTuple):
     height: int = HEIGHT
 
 
+class Trend(NamedTuple):
+    """A line through amounts that were, and one on to those that may come; ``spots`` tell the amounts when pointed at.
+
+    ``line`` and ``ahead`` are points of an SVG polyline. ``zero`` is where nothing is.
+    """
+
+    line: str
+    ahead: str
+    spots: tuple[Bar, ...]
+    marks: tuple[Mark, ...]
+    names: tuple[Name, ...]
+    zero: Decimal
+    rows: tuple[tuple[str, Decimal], ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
 class Column(NamedTuple):
-    """What happened in a stretch of time: its name, and an amount (at least 0) for each series."""
+    """What happened in a stretch of time: its name, and an amount for each series.
+
+    An amount below 0, where more was taken back than used, counts in the rows and is not drawn.
+    """
 
     name: str
     amounts: dict[str, Decimal]
@@ -67,7 +87,7 @@ def stacked(columns: Sequence[Column], *, unit: str = "$") -> Chart:
     """Stacked bars, the largest series lowest; series beyond ``SERIES_MAX`` are drawn as one."""
     series = _series(columns)
     rows = tuple(_row(column, series) for column in columns)
-    top = _top(max((total for _, _, total in rows), default=Decimal(0)))
+    top = _top(max((sum(filter(_is_drawn, amounts), Decimal(0)) for _, amounts, _ in rows), default=Decimal(0)))
     floor = Decimal(HEIGHT - BELOW)
     room = floor - ABOVE
     pitch = Decimal(WIDTH - LEFT) / max(len(columns), 1)
@@ -75,7 +95,7 @@ def stacked(columns: Sequence[Column], *, unit: str = "$") -> Chart:
     for place, (name, amounts, _) in enumerate(rows):
         y = floor
         for number, amount in enumerate(amounts):
-            if not amount:
+            if not _is_drawn(amount):
                 continue
             height = _place(amount * room / top)
             y -= height
@@ -85,20 +105,79 @@ def stacked(columns: Sequence[Column], *, unit: str = "$") -> Chart:
                     f"{name}, {series[number]}: {shown(amount, unit)}",
                 )
             )  # fmt: skip
-    every = -(-len(rows) // NAMES_MAX) or 1
-    names = tuple(
-        Name(_place(LEFT + pitch * place + pitch / 2), row[0]) for place, row in enumerate(rows) if place % every == 0
-    )
     marks = tuple(
-        Mark(_place(floor - room * part / 4), shown(top * part / 4, unit)) for part in range(0, 5, 2 if not rows else 1)
+        Mark(_place(floor - room * part / 4), _marked(top * part / 4, unit))
+        for part in range(0, 5, 2 if not rows else 1)
     )
-    return Chart(tuple(bars), marks, names, series, rows)
+    return Chart(tuple(bars), marks, _names([row[0] for row in rows]), series, rows)
+
+
+def trend(points: Sequence[tuple[str, Decimal]], ahead: Sequence[tuple[str, Decimal]] = ()) -> Trend:
+    """A line through ``points``, and on from the last of them through what is expected; in dollars, also below 0."""
+    every = [*points, *ahead]
+    amounts = [amount for _, amount in every]
+    step = _top(max(map(abs, amounts), default=Decimal(0))) / 4
+    low = -_steps(max(-min(amounts, default=Decimal(0)), Decimal(0)), step)
+    high = max(_steps(max(amounts, default=Decimal(0)), step), low + 1)
+    floor = Decimal(HEIGHT - BELOW)
+    scale = (floor - ABOVE) / (step * (high - low))
+    pitch = Decimal(WIDTH - LEFT) / max(len(every), 1)
+
+    def place(number: int) -> str:
+        return f"{_place(LEFT + pitch * number + pitch / 2)},{_place(floor - (amounts[number] - step * low) * scale)}"
+
+    places = [place(number) for number in range(len(every))]
+    spots = tuple(
+        Bar(
+            _place(LEFT + pitch * number), Decimal(ABOVE), _place(pitch), floor - ABOVE, 0,
+            f"{name}: {'about ' if number >= len(points) else ''}{shown(amount)}",
+        )
+        for number, (name, amount) in enumerate(every)
+    )  # fmt: skip
+    marks = tuple(
+        Mark(_place(floor - step * (part - low) * scale), _marked(step * part, "$")) for part in range(low, high + 1)
+    )
+    return Trend(
+        " ".join(places[: len(points)]), " ".join(places[len(points) - 1 :]) if points and ahead else "", spots, marks,
+        _names([name for name, _ in every]), _place(floor + step * low * scale), tuple(points),
+    )  # fmt: skip
+
+
+def _steps(amount: Decimal, step: Decimal) -> int:
+    """How many steps reach an amount."""
+    return int((amount / step).to_integral_value(ROUND_CEILING))
+
+
+def _is_drawn(amount: Decimal) -> bool:
+    return amount > 0
+
+
+def _names(names: Sequence[str]) -> tuple[Name, ...]:
+    """Names below columns, as many as there is room for."""
+    pitch = Decimal(WIDTH - LEFT) / max(len(names), 1)
+    every = -(-len(names) // NAMES_MAX) or 1
+    return tuple(
+        Name(_place(LEFT + pitch * place + pitch / 2), name) for place, name in enumerate(names) if place % every == 0
+    )
+
+
+def _marked(amount: Decimal, unit: str) -> str:
+    """An amount beside a line, in the little room that is there."""
+    for power, letter in ((9, "B"), (6, "M")):
+        if abs(amount) >= Decimal(1).scaleb(power):
+            short = f"{amount.scaleb(-power):.2f}".rstrip("0").rstrip(".")
+            return f"{'$' if unit == '$' else ''}{short}{letter}".replace("$-", "−$")
+    if unit == "$" and abs(amount) >= 1000:
+        return f"${amount:,.0f}".replace("$-", "−$")
+    return shown(amount, unit)
 
 
 def shown(amount: Decimal, unit: str = "$") -> str:
     """An amount as a chart tells it: to three digits that count, cents at least for money."""
     if unit != "$":
         return f"{amount:,.0f}{f' {unit}' if unit else ''}"
+    if amount < 0:
+        return f"−{shown(-amount)}"
     if amount and amount < 1:
         exponent = amount.adjusted()
         return f"${amount.quantize(Decimal(1).scaleb(min(exponent - 2, -2))):f}"

@@ -1,9 +1,11 @@
 """Days of an organization's zone, for charts and sums."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from metering import buckets
+
+_DAY = timedelta(days=1)
 
 
 def edges(*, now: datetime, zone: ZoneInfo, days: int) -> list[datetime]:
@@ -13,3 +15,22 @@ def edges(*, now: datetime, zone: ZoneInfo, days: int) -> list[datetime]:
     while found[-1] <= now:
         found.append(buckets.next_day(found[-1], zone))
     return found[-days - 1 :]
+
+
+def start(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant of a calendar day; of one that a zone skipped, the next day's."""
+    noon_before = datetime(day.year, day.month, day.day, 12, tzinfo=zone) - _DAY
+    return buckets.next_day(noon_before, zone)
+
+
+def between(first: date, last: date, zone: ZoneInfo) -> list[datetime]:
+    """Where the days from ``first`` to ``last`` begin, and where the last ends."""
+    found, end = [start(first, zone)], start(last + _DAY, zone)
+    while found[-1] < end:
+        found.append(buckets.next_day(found[-1], zone))
+    return found
+
+
+def month(day: date) -> date:
+    """The first day of a day's month."""
+    return day.replace(day=1)

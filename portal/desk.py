@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
 from django.utils.cache import patch_cache_control
@@ -111,19 +111,21 @@ def sit_down(*, user: User, slug: str) -> Desk:
     return Desk(user=user, organization=organization, member=member, permissions=frozenset(given))
 
 
-View = Callable[Concatenate[HttpRequest, Desk, P], HttpResponse]
+View = Callable[Concatenate[HttpRequest, Desk, P], HttpResponseBase]
 
 
-def page(needs: str | None = None, *, writes: str | None = None) -> Callable[[View[P]], Callable[..., HttpResponse]]:
+def page(
+    needs: str | None = None, *, writes: str | None = None
+) -> Callable[[View[P]], Callable[..., HttpResponseBase]]:
     """Make a view of an organization's page: who is not signed in is asked to, who may not is told so.
 
     ``needs`` is the permission that the page takes, ``writes`` the one that a POST to it takes. What a verb
     refuses becomes a page that says so; forms catch it themselves and show it at the field.
     """
 
-    def of(view: View[P]) -> Callable[..., HttpResponse]:
+    def of(view: View[P]) -> Callable[..., HttpResponseBase]:
         @wraps(view)
-        def shown(request: HttpRequest, slug: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        def shown(request: HttpRequest, slug: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
             if not isinstance(request.user, User):
                 return redirect_to_login(request.get_full_path(), reverse("portal:sign_in"))
             try:
@@ -134,7 +136,7 @@ def page(needs: str | None = None, *, writes: str | None = None) -> Callable[[Vi
                         raise errors.PermissionDenied(
                             f"Your role here, {desk.member.role.name}, does not include {permission}."
                         )
-                answer = view(request, desk, *args, **kwargs)
+                answer: HttpResponseBase = view(request, desk, *args, **kwargs)
             except errors.ApiError as error:
                 answer = refuse(request, error)
             patch_cache_control(answer, private=True, no_store=True)

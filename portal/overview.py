@@ -1,25 +1,42 @@
-"""The first page: what is left, how fast it goes, when it runs out, and what took it."""
+"""The first page: what is left, how fast it goes, when it runs out, what took it, and what needs a look."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from django.http import HttpRequest, HttpResponse
+from django.urls import NoReverseMatch
 from django.views.decorators.http import require_safe
 
-from billing import wallets
+from billing import budgets, grants, statement, wallets
+from billing.models import Budget
+from billing.wallets import State
 from core import clock, money
 from metering import rollups
+from metering.filters import Filters
 from metering.rollups import Only
 from orgs import permissions
-from portal import charts, days, desk
+from orgs.models import ApiKey
+from portal import charts, days, desk, names, periods, requests, usage
+from portal.charts import Trend
 from portal.desk import Desk
 
 DAYS: Final = 30
 # The forecast goes by as many whole days before today.
 PACE_DAYS: Final = 7
 FORECAST_DAYS_MAX: Final = 3650
-GROUPS_MAX: Final = 5000
+# How far ahead the chart draws it.
+AHEAD_DAYS: Final = 14
+GROUPS_MAX: Final = 50_000
+KEYS_SHOWN: Final = 5
+REQUESTS_SHOWN: Final = 5
+GRANTS_SHOWN: Final = 5
+SOON: Final = timedelta(days=30)
+# A ceiling is near its end from this part on.
+NEAR: Final = Decimal("0.8")
 
 
 class Forecast(NamedTuple):
@@ -41,13 +58,57 @@ def forecast(*, available_usd: Decimal, spent_usd: Decimal, over: int, now: date
     return Forecast(pace, left, now + timedelta(days=left))
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to do at the beginning: what, where, and whether it is done. No place: not for this person."""
+
+    label: str
+    said: str
+    place: str | None
+    done: bool
+
+
 @require_safe
 @desk.page()
 def show(request: HttpRequest, here: Desk) -> HttpResponse:
     """``GET /portal/{slug}/``."""
     now = clock.now()
-    state = wallets.state(here.organization.pk) if here.may(permissions.WALLET_READ) else None
+    of = here.organization.pk
+    sees_usage, sees_wallet = here.may(permissions.USAGE_READ_OWN), here.may(permissions.WALLET_READ)
+    state = wallets.state(of) if sees_wallet else None
     edges = days.edges(now=now, zone=here.zone, days=DAYS)
+    context: dict[str, Any] = {"state": state, "forecast": None}
+    spent = [money.ZERO] * DAYS
+    if sees_usage:
+        lines, _ = requests.page(here, Filters(), limit=REQUESTS_SHOWN)
+        context |= {"lines": lines, "top_keys": top_keys(here, now=now) if lines else []}
+        told = _used(here, edges)
+        spent = told.pop("spent")
+        context |= told
+    if state is not None:
+        ahead = forecast(
+            available_usd=state.available_usd, spent_usd=sum(spent[-1 - PACE_DAYS : -1], money.ZERO), over=PACE_DAYS,
+            now=now,
+        )  # fmt: skip
+        # Whoever sees only a part of the usage cannot tell when the whole is gone.
+        context["forecast"] = ahead if here.scope.member_id is None else None
+        context["trend"] = burn_down(
+            closing=statement.closing(of, edges[1:-1]),
+            state=state,
+            ahead=context["forecast"],
+            edges=edges,
+            zone=here.zone,
+        )
+        context["expiring"] = grants.ending(of, until=now + SOON, limit=GRANTS_SHOWN, after=now)
+    if here.may(permissions.BILLING_READ):
+        context["ceilings"] = near(here)
+    if not context.get("lines"):
+        context["steps"] = steps(here, state)
+    return desk.render(request, "overview", context)
+
+
+def _used(here: Desk, edges: list[datetime]) -> dict[str, Any]:
+    """Usage of the days between ``edges``: the chart, and what is told of it."""
     sums = rollups.sums(
         organization_id=here.organization.pk, edges=edges, by=["model"], rows=GROUPS_MAX,
         only=Only(member_id=here.scope.member_id),
@@ -55,20 +116,85 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     columns = [charts.Column(f"{edge.astimezone(here.zone):%-d %b}", {}) for edge in edges[:-1]]
     for each in sums:
         amounts = columns[each.bucket].amounts
-        amounts[each.group[0]] = amounts.get(each.group[0], Decimal(0)) + each.cost_usd
-    spent = [sum(column.amounts.values(), Decimal(0)) for column in columns]
-    context = {
-        "state": state,
-        "balance": None if state is None else money.display(state.balance_usd),
-        "chart": charts.stacked(columns),
-        "today_usd": spent[-1],
-        "month_usd": sum(spent, Decimal(0)),
+        amounts[each.group[0]] = amounts.get(each.group[0], money.ZERO) + each.cost_usd
+    spent = [sum(column.amounts.values(), money.ZERO) for column in columns]
+    return {
+        "spent": spent, "chart": charts.stacked(columns), "today_usd": spent[-1], "sum_usd": sum(spent, money.ZERO),
         "requests": sum(each.requests for each in sums),
-        "forecast": None
-        if state is None
-        else forecast(
-            available_usd=state.available_usd, spent_usd=sum(spent[-1 - PACE_DAYS : -1], Decimal(0)),
-            over=PACE_DAYS, now=now,
-        ),
     }  # fmt: skip
-    return desk.render(request, "overview", context)
+
+
+def burn_down(
+    *, closing: list[Decimal], state: State, ahead: Forecast | None, edges: list[datetime], zone: ZoneInfo
+) -> Trend:
+    """The balance at the end of each day, now, and where it goes at the pace of late.
+
+    ``closing``: of the days that ended; ``edges`` as of ``days.edges``.
+    """
+    names_of = [f"{edge.astimezone(zone):%-d %b}" for edge in edges[:-1]]
+    points = list(zip(names_of, [*closing, state.balance_usd], strict=True))
+    expected = []
+    if ahead is not None and ahead.pace_usd > 0 and state.balance_usd > 0:
+        today = edges[-2].astimezone(zone).date()
+        for number in range(1, AHEAD_DAYS + 1):
+            left = max(state.balance_usd - ahead.pace_usd * number, money.ZERO)
+            expected.append((f"{today + timedelta(days=number):%-d %b}", left))
+            if not left:
+                break
+    return charts.trend(points, expected)
+
+
+def top_keys(here: Desk, *, now: datetime) -> list[tuple[str, str, usage.Used]]:
+    """The keys that cost most this month: names, where their requests are, what they used."""
+    group = usage.GROUPS["key"]
+    month = periods.named(periods.MONTH, today=now.astimezone(here.zone).date())
+    edges = month.edges(here.zone)
+    found = rollups.sums(
+        organization_id=here.organization.pk, edges=[edges[0], edges[-1]], by=[group.column],
+        only=Only(member_id=here.scope.member_id), rows=KEYS_SHOWN, dearest_first=True,
+    )  # fmt: skip
+    labels = usage.named(here, group, {each.group[0] for each in found})
+    return [
+        (
+            labels[each.group[0]],
+            usage.requests_of(here, month, key=usage.wanted(group, each.group[0])),
+            usage.Used().plus(each),
+        )
+        for each in found
+    ]
+
+
+def near(here: Desk) -> list[tuple[str, budgets.Standing]]:
+    """Ceilings of which little is left, by what they are on; the fullest first."""
+    found = [one for one in budgets.standing(here.organization.pk) if one.spent + one.held >= one.ceiling * NEAR]
+    found.sort(key=lambda one: (one.left, one.budget.pk))
+    labels: dict[UUID, str] = {here.organization.pk: "The organization"}
+    for subject, naming in (
+        (Budget.Subject.KEY, names.keys), (Budget.Subject.MEMBER, names.members),
+        (Budget.Subject.PROJECT, names.projects),
+    ):  # fmt: skip
+        about = [one.budget.subject_id for one in found if one.budget.subject == subject]
+        if about:
+            labels |= naming(about, of=here.organization)
+    return [(labels[one.budget.subject_id], one) for one in found]
+
+
+def steps(here: Desk, state: State | None) -> list[Step]:
+    """What somebody does before there is anything to see."""
+    has_key = ApiKey.objects.for_org(here.organization.pk).filter(revoked_at__isnull=True).exists()
+    return [
+        Step("Make a key", "It goes into every call, and is shown once.", _place(here, "keys"), has_key),
+        Step("Make a call", "The quickstart has one ready to be copied.", _place(here, "quickstart"), False),
+        Step(
+            "Add credit", "Calls are paid from it as they end.",
+            _place(here, "credit") if here.may(permissions.BILLING_MANAGE) else None,
+            state is not None and state.balance_usd > 0,
+        ),
+    ]  # fmt: skip
+
+
+def _place(here: Desk, page: str) -> str | None:
+    try:
+        return here.place(page)
+    except NoReverseMatch:
+        return None

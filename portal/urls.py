@@ -14,6 +14,8 @@ from portal import (
     overview,
     profile,
     quickstart,
+    requests,
+    usage,
     webhooks,
 )
 
@@ -80,4 +82,7 @@ urlpatterns = [
     path("portal/<slug:slug>/models/calculator", catalog.calculator, name="models-calculator"),
     path("portal/<slug:slug>/models/<path:model>", catalog.one, name="models-one"),
     path("portal/<slug:slug>/quickstart", quickstart.show, name="quickstart"),
+    path("portal/<slug:slug>/usage", usage.show, name="usage"),
+    path("portal/<slug:slug>/requests", requests.show, name="requests"),
+    path("portal/<slug:slug>/requests/<str:record_id>", requests.one, name="requests-one"),
 ]

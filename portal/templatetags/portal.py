@@ -66,9 +66,9 @@ def rate(amount: Decimal | None) -> str:
     """A price with every digit that it has, cents at least."""
     if amount is None:
         return "–"
-    text = money.plain(amount)
+    sign, text = ("−" if amount < 0 else ""), money.plain(abs(amount))
     decimals = len(text.partition(".")[2])
-    return f"${text}" if decimals >= 2 else f"${amount:.2f}"
+    return f"{sign}${text}" if decimals >= 2 else f"{sign}${abs(amount):.2f}"
 
 
 @register.filter
@@ -86,3 +86,20 @@ def thousands(number: int | None) -> str:
 def spaced(word: str) -> str:
     """A word of the API as people write it."""
     return word.replace("_", " ")
+
+
+@register.filter
+def fixed(amount: Decimal | None, places: int) -> str:
+    """An amount with so many decimals, cut down, so that a column of them stands in line; exact if else it were 0."""
+    if amount is None:
+        return "–"
+    size = abs(amount).quantize(Decimal(1).scaleb(-places), rounding=ROUND_DOWN)
+    if amount and not size:
+        return rate(amount)
+    return f"{'−' if amount < 0 else ''}${size:,}"
+
+
+@register.filter
+def stamp(at: datetime | None, zone: ZoneInfo) -> str:
+    """An instant to the second in a zone, for a column whose head names the zone."""
+    return "–" if at is None else f"{at.astimezone(zone):%Y-%m-%d %H:%M:%S}"

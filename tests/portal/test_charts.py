@@ -14,13 +14,13 @@ COLUMNS = st.lists(
 
 
 def test_bars_stand_on_each_other_and_on_the_floor() -> None:
-    chart = stacked([Column("1 May", {"a": Decimal(6), "b": Decimal(2)})])
-    # 8 of at most 10 on 188 units of height: 150.4, of which 112.8 are a's.
+    chart = stacked([Column("1 May", {"a": Decimal(7), "b": Decimal(2)})])
+    # 9 of at most 10 on 188 units of height: 169.2, of which 131.6 are a's.
     assert [(bar.y, bar.height, bar.series) for bar in chart.bars] == [
-        (Decimal("83.2"), Decimal("112.8"), 0),
-        (Decimal("45.6"), Decimal("37.6"), 1),
+        (Decimal("64.4"), Decimal("131.6"), 0),
+        (Decimal("26.8"), Decimal("37.6"), 1),
     ]
-    assert chart.bars[0].label == "1 May, a: $6.00"
+    assert chart.bars[0].label == "1 May, a: $7.00"
     assert [mark.label for mark in chart.marks] == ["$0.00", "$2.50", "$5.00", "$7.50", "$10.00"]
 
 

@@ -1,8 +1,10 @@
 """People at the customers' pages, for tests."""
 
+from typing import Any
+
 from django.test import Client
 
-from orgs.models import Organization, User
+from orgs.models import Member, Organization, User
 from tests.orgs import world
 
 PASSWORD = "correct horse battery staple"
@@ -24,3 +26,13 @@ def member(of: Organization, role: str, email: str = "") -> Client:
 def owner(of: Organization) -> Client:
     """A browser of who made the organization."""
     return signed_in(User.objects.get(email=f"owner@{of.slug}.example"))
+
+
+def seen(of: Organization, email: str) -> Client:
+    """A browser of somebody who is a member."""
+    return signed_in(User.objects.get(email=email, pk__in=Member.objects.for_org(of.pk).values("user_id")))
+
+
+def text(answer: Any) -> str:
+    """What a page or a file says."""
+    return b"".join(answer).decode() if answer.streaming else str(answer.content.decode())

@@ -38,3 +38,37 @@ document.addEventListener("pointermove", (event) => {
   tip.style.left = `${Math.max(8, Math.min(event.clientX + 12, room))}px`;
   tip.style.top = `${event.clientY + 16}px`;
 });
+
+// The list of requests looks for new ones, unless it is paused or nobody sees it, and takes none that it has.
+const LIVE_ROWS_MAX = 500;
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-pause]");
+  if (!button) return;
+  const paused = button.getAttribute("aria-pressed") !== "true";
+  button.setAttribute("aria-pressed", paused);
+  button.textContent = paused ? "Paused" : "Pause";
+});
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.target.id !== "tail") return;
+  const rows = event.target.closest("table").rows.length;
+  const paused = document.querySelector("[data-pause][aria-pressed=true]") || rows > LIVE_ROWS_MAX;
+  if (paused || document.hidden) event.preventDefault();
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.target.id !== "tail") return;
+  const answer = document.createElement("template");
+  answer.innerHTML = event.detail.serverResponse;
+  // Whoever was signed out meanwhile is sent another page.
+  if (!answer.content.querySelector("#tail")) {
+    event.detail.shouldSwap = false;
+    window.location.reload();
+    return;
+  }
+  answer.content.querySelectorAll("tr[id]").forEach((row) => { if (document.getElementById(row.id)) row.remove(); });
+  event.detail.serverResponse = answer.innerHTML;
+});
+
+// What a bar says is told by the tip; without this file it would be by its title.
+document.addEventListener("htmx:load", (event) => {
+  event.detail.elt.querySelectorAll("[data-label] > title").forEach((title) => title.remove());
+});
