@@ -53,13 +53,6 @@ class Row(NamedTuple):
     change: Change | None
 
 
-class Entry(NamedTuple):
-    """Rates that hold under conditions, in words."""
-
-    when: str
-    rates: Sequence[tuple[str, Decimal]]
-
-
 @dataclass(frozen=True, slots=True)
 class Whose:
     """Who pays, and the books of this moment."""
@@ -145,7 +138,9 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     form = Search(models=offered, data=request.GET)
     found = [model for model in offered if form.keeps(model)] if form.is_valid() else []
     after = request.GET.get("after", "")
-    rest = [model for model in found if model.slug > after]
+    # By name as people sort, where capitals are no other letters.
+    found.sort(key=lambda model: (model.slug.casefold(), model.slug))
+    rest = [model for model in found if (model.slug.casefold(), model.slug) > (after.casefold(), after)]
     chosen = {name: value for name, value in form.cleaned_data.items() if value}
     context = {
         "form": form, "count": len(found), "rows": [_row(model, whose, now) for model in rest[:MODELS]],
@@ -166,7 +161,8 @@ def one(request: HttpRequest, here: Desk, model: str) -> HttpResponse:
     offer = whose.offer(found, now)
     context = {
         "model": found, "row": _row(found, whose, now),
-        "entries": [] if offer is None else [_entry(terms) for terms in offer.card.terms[::-1]],
+        "conditions": [] if offer is None else [_when(terms) for terms in _ordered(offer.card)],
+        "rates": [] if offer is None else _rates(_ordered(offer.card)),
         "units": [] if offer is None else [(name, money.from_pico(fee)) for name, fee in offer.card.units.items()],
         "request_usd": money.from_pico(offer.card.request) if offer is not None and offer.card.request else None,
         "since": offer.version.effective_from if offer is not None else None,
@@ -213,8 +209,11 @@ def _row(model: CatalogModel, whose: Whose, now: datetime) -> Row:
 
 def _prices(card: rating.RateCard) -> Prices:
     rates = next(terms for terms in card.terms if rating.is_base(terms)).rates
-    told = (rates.input, rates.cached_input, rates.output)
-    return Prices(*(None if rate is None else rating.per_million(rate) for rate in told))
+    return Prices(*map(_per_million, (rates.input, rates.cached_input, rates.output)))
+
+
+def _per_million(rate: int | None) -> Decimal | None:
+    return None if rate is None else rating.per_million(rate)
 
 
 def _changes(models: Sequence[CatalogModel], whose: Whose, now: datetime) -> list[tuple[CatalogModel, Change]]:
@@ -247,17 +246,37 @@ def _instants(model: CatalogModel, whose: Whose) -> Iterator[datetime]:
                     yield rule.effective_to
 
 
-def _entry(terms: rating.Terms) -> Entry:
-    """Rates and when they hold, in words."""
+def _ordered(card: rating.RateCard) -> list[rating.Terms]:
+    """Entries of a card: the ordinary one first, then larger inputs, tiers, hours and batches."""
+    return sorted(
+        card.terms,
+        key=lambda terms: (terms.batch, bool(terms.windows), terms.service_tier or "", terms.above_input_tokens),
+    )
+
+
+def _when(terms: rating.Terms) -> str:
+    """The conditions of an entry in words."""
     when = [
         *([f"{terms.service_tier} tier"] if terms.service_tier else []),
         *(["batch"] if terms.batch else []),
         *([f"more than {terms.above_input_tokens:,} input tokens"] if terms.above_input_tokens else []),
         *map(show_window, terms.windows),
     ]
-    rates = [
-        (name.replace("_", " "), rating.per_million(rate))
-        for name, rate in zip(terms.rates._fields, terms.rates, strict=True)
-        if rate is not None
+    return ", ".join(when) or "ordinarily"
+
+
+# A rate that is the same as another's in every entry says nothing of its own.
+_AS: Final = {
+    "cached_input": "input", "cache_write": "input", "cache_write_1h": "input", "cached_image_input": "image_input",
+    "cached_audio_input": "audio_input",
+}  # fmt: skip
+
+
+def _rates(entries: Sequence[rating.Terms]) -> list[tuple[str, list[Decimal | None]]]:
+    """Rates by kind of token, one for each entry."""
+    columns = {name: [_per_million(getattr(terms.rates, name)) for terms in entries] for name in rating.Rates._fields}
+    return [
+        (name.replace("_", " "), rates)
+        for name, rates in columns.items()
+        if any(rate is not None for rate in rates) and rates != columns.get(_AS.get(name, ""))
     ]
-    return Entry(", ".join(when) or "ordinarily", rates)

@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -34,7 +35,8 @@ TOPUPS: Final = 25
 TOPUPS_FIRST: Final = 5
 GRANTS_MAX: Final = 100
 PAGE: Final = "checkout"
-# So often a page looks whether something has happened that it waits for.
+# A receipt is written by a sweep; so long the page of a top-up looks out for it.
+RECEIPT_WAIT: Final = timedelta(minutes=5)
 _DOLLARS: Final = {"inputmode": "decimal", "autocomplete": "off"}
 
 
@@ -216,7 +218,8 @@ def topup(request: HttpRequest, here: Desk, topup_id: str) -> HttpResponse:
         return onward.lead(request, to=bought.action_url, what="Go on to the payment page")
     # The receipt follows the money by a moment.
     settled = row.state == TopUp.State.SUCCEEDED
-    waits = bought.is_open or (settled and bought.receipt is None)
+    fresh = row.settled_at is not None and clock.now() - row.settled_at < RECEIPT_WAIT
+    waits = bought.is_open or (settled and fresh and bought.receipt is None)
     failed = row.state in (TopUp.State.FAILED, TopUp.State.CANCELED)
     context = {
         "one": bought, "waits": waits, "settled": settled, "failed": failed,

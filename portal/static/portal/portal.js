@@ -74,3 +74,6 @@ document.addEventListener("htmx:load", (event) => {
   event.detail.elt.querySelectorAll(".chart").forEach((chart) => { chart.scrollLeft = chart.scrollWidth; });
   event.detail.elt.querySelectorAll("[data-label] > title").forEach((title) => title.remove());
 });
+
+// On a phone the menu is one line: the page that is open is brought into sight.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
