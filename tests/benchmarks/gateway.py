@@ -1,7 +1,9 @@
 """Model calls through the gateway against the same fake provider asked directly, hold and debit on.
 
 With ``BENCH_LITELLM=1`` a LiteLLM proxy of one process and no database, installed into an environment of its own,
-is measured beside it. ``python -m tests.benchmarks.gateway`` is the crowd, told what to do on standard input.
+is measured beside it in turns; it reads nothing of our environment, where it would find a database. With
+``BENCH_LITELLM=FOLDER`` that environment is there already. ``python -m tests.benchmarks.gateway`` is the crowd, told
+what to do on standard input.
 """
 
 import asyncio
@@ -25,7 +27,9 @@ ROUNDS = 400
 CLIENTS = 64
 SECONDS = 6
 STREAMS = 2000
-LITELLM = "litellm[proxy]==1.80.0"
+LITELLM = "litellm[proxy]==1.92.2"
+# Turns of ours and theirs.
+TURNS = 3
 BODY = {"model": "deepseek-chat", "messages": [{"role": "user", "content": "Which wallet paid for this call?"}],
         "max_tokens": 300}  # fmt: skip
 
@@ -141,39 +145,57 @@ def _listen(port: int, key: str, count: int) -> list[http.client.HTTPConnection]
     return opened
 
 
-@contextlib.contextmanager
-def _litellm(stage: Stage, upstream: int) -> Iterator[int]:
-    """A LiteLLM proxy in front of the same provider; its port."""
+def _install(stage: Stage) -> Path:
+    """The programs of an environment with a LiteLLM proxy in it."""
+    told = os.environ["BENCH_LITELLM"]
+    if told != "1":
+        return Path(told) / "bin"
     place = stage.folder / "litellm"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     subprocess.run([str(place / "bin" / "pip"), "install", "-q", LITELLM], check=True, timeout=900)
-    config = place / "config.yaml"
+    return place / "bin"
+
+
+@contextlib.contextmanager
+def _litellm(stage: Stage, upstream: int) -> Iterator[int]:
+    """A LiteLLM proxy in front of the same provider; its port."""
+    programs = _install(stage)
+    config, log_path = stage.folder / "litellm.json", stage.folder / "litellm.log"
     config.write_text(json.dumps({
-        "model_list": [{"model_name": "deepseek-chat", "litellm_params": {
+        "model_list": [{"model_name": BODY["model"], "litellm_params": {
             "model": "openai/up-1", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "x"}}],
         "general_settings": {"master_key": "sk-bench"},
     }))  # fmt: skip
     port = free_port()
-    with (place / "log").open("wb") as log:
+    kept = {name: each for name, each in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [str(place / "bin" / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
+            [str(programs / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
              "--num_workers", "1"],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "LITELLM_LOG": "ERROR"},
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=stage.folder,
+            env={**kept, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"},
         )  # fmt: skip
     try:
         end = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                line.request("GET", "/health/liveliness")
-                if line.getresponse().status == 200:
-                    break
-            assert time.monotonic() < end, (place / "log").read_text()[-2000:]
+        while not _is_alive(port):
+            ended = process.poll() is not None or time.monotonic() > end
+            assert not ended, log_path.read_text()[-2000:]
             time.sleep(0.2)
         yield port
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _is_alive(port: int) -> bool:
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        line.request("GET", "/health/liveliness")
+        return line.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        line.close()
 
 
 def figures(stage: Stage) -> list[Figure]:
@@ -204,12 +226,15 @@ def figures(stage: Stage) -> list[Figure]:
                 "stream_first_byte_added", first, "ms", 3.0,
                 f"one client; the provider's own first byte {own:.2f} ms; limit: what was promised",
             ))  # fmt: skip
+            found += _costs(stage, web, ours)
             alone = crowd(quick, "x", clients=CLIENTS, seconds=SECONDS)
             rate = crowd(web.port, stage.customer_key, clients=CLIENTS, seconds=SECONDS)
             found.append(Figure(
                 f"calls_{CLIENTS}", rate, "calls/s", alone,
                 f"{CLIENTS} connections, one process, one organization; limit: the same fake provider alone",
             ))  # fmt: skip
+            if os.environ.get("BENCH_LITELLM"):
+                found.append(_rival(stage, quick, web))
             before = _resident(web)
             opened = _listen(web.port, stage.customer_key, STREAMS)
             each = (_resident(web) - before) / STREAMS
@@ -218,14 +243,56 @@ def figures(stage: Stage) -> list[Figure]:
             ))  # fmt: skip
             for line in opened:
                 line.close()
-        if os.environ.get("BENCH_LITELLM"):
-            with _litellm(stage, quick) as port:
-                other = crowd(port, "sk-bench", clients=CLIENTS, seconds=SECONDS)
-            found.append(Figure(
-                "calls_to_litellm", rate, "calls/s", other,
-                f"{CLIENTS} connections; limit: {LITELLM}, one process, no database",
-            ))  # fmt: skip
     return found
+
+
+def _costs(stage: Stage, web: WebServer, ours: _Line) -> list[Figure]:
+    """Processor time of a call that comes alone, which other work on the machine does not change as it does times."""
+    before = _processor(living(web.pid)), _processor(_sessions(stage))
+    for _ in range(ROUNDS):
+        ours.ask()
+    after = _processor(living(web.pid)), _processor(_sessions(stage))
+    return [
+        Figure(f"call_{name}_cpu", (end - begin) / ROUNDS, "ms", None, "one client, each call")
+        for name, begin, end in zip(("web", "database"), before, after, strict=True)
+    ]
+
+
+def _processor(pids: list[int]) -> float:
+    """Milliseconds of processor time that processes have had (proc_pid_stat(5))."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(told[11]) + int(told[12])
+    return ticks * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def _sessions(stage: Stage) -> list[int]:
+    """The processes of the stage's database: the first and its children, each of which is a group of its own."""
+    first = int(next(stage.folder.rglob("postmaster.pid")).read_text().split()[0])
+    found = [first]
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((place / "stat").read_text().rpartition(")")[2].split()[1]) == first:
+                found.append(int(place.name))
+    return found
+
+
+def _rival(stage: Stage, upstream: int, web: WebServer) -> Figure:
+    """Ours beside a LiteLLM proxy, in turns; the median of each."""
+    turns = []
+    with _litellm(stage, upstream) as port:
+        crowd(port, "sk-bench", clients=CLIENTS, seconds=2)
+        for _ in range(TURNS):
+            theirs = crowd(port, "sk-bench", clients=CLIENTS, seconds=SECONDS)
+            turns.append((crowd(web.port, stage.customer_key, clients=CLIENTS, seconds=SECONDS), theirs))
+    mine, theirs = (statistics.median(turn[place] for turn in turns) for place in (0, 1))
+    ratios = ", ".join(f"{own / other:.1f}" for own, other in turns)
+    return Figure(
+        "calls_to_litellm", mine, "calls/s", theirs,
+        f"{CLIENTS} connections; limit: {LITELLM}, one process, no database; ratio of each turn: {ratios}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
