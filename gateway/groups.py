@@ -43,6 +43,8 @@ LARGE_MAX = 3
 OVERDUE_SECONDS = 0.25
 # While one group waits for the disk another is written. More at once only make the groups smaller.
 WRITERS = 2
+# For the same reason the second waits until it is as large as the first, or has so many requests.
+ENOUGH = 64
 # A group that takes this long waits for somebody; others need not wait with it.
 STUCK_SECONDS = 0.1
 WRITERS_MAX = 5
@@ -119,12 +121,14 @@ class Groups(Generic[Q, R, A]):
         self._arrived: list[_Job[Q, R, A]] = []
         self._waiting: list[_Job[Q, R, A]] = []
         self._busy: set[UUID] = set()
-        self._started: dict[int, float] = {}
+        # By number: since when each group is being written, and how many requests it has.
+        self._started: dict[int, tuple[float, int]] = {}
         self._each: Counter[UUID] = Counter()
         self._large: Counter[UUID] = Counter()
         self._larges = 0
         self._reads = False
         self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
         self._number = 0
         self.jobs = 0
         self.bytes = 0
@@ -141,7 +145,7 @@ class Groups(Generic[Q, R, A]):
         self.bytes += size
         if long or size > SMALL_BYTES:
             self._start_read([job], self._have_read_one)
-            return await asyncio.shield(job.future)
+            return await job.future
         try:
             reading = self._read(request)
         except SynchronousOnlyOperation:
@@ -152,7 +156,7 @@ class Groups(Generic[Q, R, A]):
             self._finish(job, error)
         else:
             self._have_read_one([job], [reading])
-        return await asyncio.shield(job.future)
+        return await job.future
 
     def check_room(self, size: int = 0) -> None:
         """Raise ``Unavailable`` when too much waits for a body of ``size`` bytes to wait too."""
@@ -209,6 +213,13 @@ class Groups(Generic[Q, R, A]):
             job.large = reading.weight > LARGE_WEIGHT
             self._each.update(owners)
             self._waiting.append(job)
+        if self._waiting and not self._soon:
+            # What has arrived with this one is read first.
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        self._soon = False
         self._write_next()
 
     def _write_next(self) -> None:
@@ -218,8 +229,8 @@ class Groups(Generic[Q, R, A]):
         loop = asyncio.get_running_loop()
         now = loop.time()
         while len(self._started) < WRITERS_MAX:
-            going = sum(now - started < STUCK_SECONDS for started in self._started.values())
-            if going >= WRITERS:
+            going = [size for since, size in self._started.values() if now - since < STUCK_SECONDS]
+            if len(going) >= WRITERS or (going and not self._is_enough(beside=min(going))):
                 break
             group = self._take(now)
             if not group:
@@ -227,6 +238,10 @@ class Groups(Generic[Q, R, A]):
             self._start_write(group, now)
         if self._timer is None and self._waiting:
             self._timer = loop.call_later(STUCK_SECONDS, self._look_again)
+
+    def _is_enough(self, *, beside: int) -> bool:
+        """Whether what waits is worth a transaction while another one with so many requests is going on."""
+        return len(self._waiting) >= min(beside, ENOUGH) or any(job.large for job in self._waiting)
 
     def _look_again(self) -> None:
         self._timer = None
@@ -272,7 +287,7 @@ class Groups(Generic[Q, R, A]):
         else:
             self._busy.update(*(job.owners for job in group))
         self._number += 1
-        self._started[self._number] = now
+        self._started[self._number] = now, len(group)
         readings = [job.reading for job in group if job.reading is not None]
         self._writers.start(partial(self._written, readings), partial(self._have_written, self._number, group))
 

@@ -125,6 +125,46 @@ def test_what_comes_while_groups_are_written_is_the_next_group(threads: Threads)
     assert desk.groups[2:] == [["9", "10", "11", "12", "13"]]
 
 
+def test_a_group_is_begun_beside_another_once_it_is_as_large(threads: Threads) -> None:
+    desk = Desk("0", "5")
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        # All that arrives at the same time is one group, though nothing is in its way from the first on.
+        first = [asyncio.create_task(door.answer(of(f"{number}", UUID(int=number)), size=1)) for number in range(3)]
+        await began(desk, "0")
+        second = [asyncio.create_task(door.answer(of(f"{number}", UUID(int=number)), size=1)) for number in (3, 4)]
+        await until(lambda: len(door._waiting) == 2)
+        while door._soon:
+            await asyncio.sleep(0)
+        assert len(door._started) == 1
+        second.append(asyncio.create_task(door.answer(of("5", UUID(int=5)), size=1)))
+        await began(desk, "5")
+        desk.let_go("5")
+        await asyncio.gather(*second)
+        assert not any(one.done() for one in first)
+        desk.let_go("0")
+        await asyncio.gather(*first)
+
+    play(desk, threads, story)
+    assert desk.groups == [["0", "1", "2"], ["3", "4", "5"]]
+
+
+def test_a_large_request_is_not_kept_back_for_company(threads: Threads) -> None:
+    desk = Desk("0", "large")
+
+    async def story(door: "Groups[Read, Read, str]") -> None:
+        first = [asyncio.create_task(door.answer(of(f"{number}", UUID(int=number)), size=1)) for number in range(3)]
+        await began(desk, "0")
+        large = asyncio.create_task(door.answer(of("large", UUID(int=9), weight=groups.LARGE_WEIGHT + 1), size=1))
+        await began(desk, "large")
+        desk.let_go("large")
+        desk.let_go("0")
+        await asyncio.gather(large, *first)
+
+    play(desk, threads, story)
+    assert desk.groups == [["0", "1", "2"], ["large"]]
+
+
 def test_an_organization_is_in_one_group_at_a_time_and_the_others_pass_it(threads: Threads) -> None:
     desk = Desk("slow")
 
@@ -229,7 +269,7 @@ def test_of_large_requests_for_one_organization_few_are_written_at_once(threads:
         tasks.append(asyncio.create_task(door.answer(of("one more", A, weight=weight), size=1)))
         await until(lambda: len(door._waiting) == 1)
         # Nobody waits for it, not even another of its kind.
-        door._started = dict.fromkeys(door._started, float("-inf"))
+        door._started = dict.fromkeys(door._started, (float("-inf"), 1))
         assert await door.answer(of("large of another", B, weight=weight), size=1) == "large of another done"
         assert await door.answer(of("small of the same", A), size=1) == "small of the same done"
         for name in names:
@@ -371,7 +411,7 @@ def test_what_asks_to_be_written_alone_is_written_again_after_the_others_are_ans
     desk.write = write  # type: ignore[method-assign]
 
     async def story(door: "Groups[Read, Read, str]") -> list[str]:
-        door._started = dict.fromkeys(range(groups.WRITERS_MAX), 0.0)
+        door._started = dict.fromkeys(range(groups.WRITERS_MAX), (0.0, 1))
         tasks = [
             asyncio.create_task(door.answer(of(name, owner), size=1))
             for name, owner in (("easy", A), ("hard", B), ("simple", C))
