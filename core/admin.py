@@ -24,6 +24,7 @@ from django.utils.functional import cached_property
 
 from core import ids
 from core.errors import ApiError
+from core.exports import ExportedAdmin
 from core.fields import IdField
 from core.http import from_exception
 
@@ -67,7 +68,7 @@ class QuickList(ChangeList):
         self.bounded = self.result_count >= ROWS_MAX
 
 
-class QuickAdmin(ModelAdmin[M]):
+class QuickAdmin(ExportedAdmin, ModelAdmin[M]):
     """Newest first, without COUNT(*), found by the id that customers see."""
 
     change_list_template = "admin/quick_list.html"

@@ -110,6 +110,12 @@ def csv_answer(name: str, columns: Sequence[str], rows: Iterable[Sequence[object
     return answer
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, more: str = "") -> str:
+    """The same as one text; ``more`` is said in a last line."""
+    text = b"".join(_lines(columns, rows)).decode()
+    return f"{text}{more}\r\n" if more else text
+
+
 def _lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
     """The file in chunks. One that breaks off says so in its last line: the server ends it like a whole one."""
     buffer = io.StringIO()
