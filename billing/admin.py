@@ -67,6 +67,7 @@ from core.markup import NOTHING, as_facts, link, link_to, paragraphs, percent, r
 from metering import attempts
 from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditions, find_organization, list_of
 from metering.models import UsageRecord
+from ops.admin import RIGHTS, SUBJECTS
 from orgs.admin import OrganizationAdmin, actor
 from orgs.models import Organization
 
@@ -643,10 +644,10 @@ class ChargedRecordAdmin(UsageRecordAdmin):
 
     def list_tools(self, request: HttpRequest) -> list[Tool]:
         """The ways to what they come to."""
-        return [
-            Tool("Margins", reverse(f"admin:{self.page}_margins")),
-            Tool("Sales by organization", reverse(f"admin:{self.page}_sales")),
-        ]
+        sales = Tool("Sales by organization", reverse(f"admin:{self.page}_sales"))
+        if not may(request, "billing.view_providerbill"):
+            return [sales]
+        return [Tool("Margins", reverse(f"admin:{self.page}_margins")), sales]
 
     def get_fieldsets(self, request: HttpRequest, obj: UsageRecord | None = None) -> Any:
         """The money, with whose it was."""
@@ -852,6 +853,10 @@ def _plan(request: HttpRequest, _: None, told: dict[str, Any]) -> Done:
         model_slugs=told["models"], organization_ids=told["organizations"],
     )  # fmt: skip
     return Done("A dry run: nothing is posted yet.", place=reverse("admin:billing_rerating_change", args=[act.pk]))
+
+
+SUBJECTS[rerating.APPROVAL] = SUBJECTS[rerating.UNDO_APPROVAL] = ("billing_rerating", "rerate")
+RIGHTS.update(dict.fromkeys((rerating.APPROVAL, rerating.UNDO_APPROVAL), "billing.change_rerating"))
 
 
 def _apply(request: HttpRequest, row: Rerating, _: dict[str, Any]) -> Done:

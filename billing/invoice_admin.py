@@ -39,7 +39,7 @@ from core import errors, ids, lists, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, Tool
 from core.markup import NOTHING, as_facts, link, stamp, table
 from metering.admin import find_organization
-from ops.admin import SUBJECTS, question_table, questions
+from ops.admin import RIGHTS, SUBJECTS, question_table, questions
 from orgs.admin import actor
 from orgs.models import Organization
 
@@ -49,6 +49,8 @@ ROWS_SHOWN: Final = 20
 NOTHING_TYPED: Final = "-"
 
 SUBJECTS[bank.APPROVAL] = ("billing_banktransfer", "bank")
+RIGHTS[bank.APPROVAL] = "billing.change_invoice"
+RIGHTS.update(dict.fromkeys((invoices.GIVE_UP, invoices.CREDIT_NOTE), "billing.change_invoice"))
 
 
 def invoice_link(row: Invoice) -> SafeString:

@@ -46,6 +46,8 @@ from orgs.audit import Actor
 
 Kind = Invoice.Kind
 State = Invoice.State
+# Acts that a second person may have to agree to.
+GIVE_UP, CREDIT_NOTE = "invoice_give_up", "credit_note"
 LineKind = InvoiceLine.Kind
 Settled = InvoiceSettlement.Kind
 
@@ -399,7 +401,7 @@ def give_up(*, invoice_id: UUID, reason: str, by: Actor) -> Invoice:
     reason = check_reason(reason)
     found = find(invoice_id)
     if found.state == State.OPEN:
-        _need_second("invoice_give_up", found, found.open_usd, reason=reason, by=by)
+        _need_second(GIVE_UP, found, found.open_usd, reason=reason, by=by)
 
     def act() -> Invoice:
         with transaction.atomic(durable=True):
@@ -430,7 +432,7 @@ def credit(*, invoice_id: UUID, amount_usd: Decimal, reason: str, by: Actor) -> 
         raise errors.OutOfRange("amount_usd is more than zero, in cents.", param="amount_usd")
     found = find(invoice_id)
     _check_credit(found, amount_usd)
-    _need_second("credit_note", found, amount_usd, reason=reason, by=by)
+    _need_second(CREDIT_NOTE, found, amount_usd, reason=reason, by=by)
 
     def act() -> Invoice:
         with transaction.atomic(durable=True):
@@ -512,19 +514,13 @@ def _need_second(act: str, invoice: Invoice, amount_usd: Decimal, *, reason: str
     # One yes is good for one act: what is settled next is another one.
     done = InvoiceSettlement.objects.filter(invoice=invoice).count()
     subject = uuid5(NAMESPACE_OID, f"{act}:{invoice.pk}:{money.plain(amount_usd)}:{done}")
-    decided = approvals.decision(kind=act, subject_id=subject)
-    if decided:
-        return
-    if decided is False:
-        raise approvals.Refused
-    approvals.ask(
+    approvals.need(
         kind=act, subject_id=subject, by=by,
         details={
             "invoice": str(invoice), "organization": invoice.organization.slug,
             "amount_usd": money.plain(amount_usd), "reason": reason,
         },
     )  # fmt: skip
-    raise approvals.ApprovalNeeded
 
 
 _WITHOUT_RECEIPT = """

@@ -48,7 +48,7 @@ from metering.admin import (
     list_of,
 )
 from ops import approvals
-from ops.admin import SUBJECTS, question_table, questions, second_person
+from ops.admin import RIGHTS, SUBJECTS, question_table, questions, second_person
 from orgs import audit
 from orgs.admin import actor
 from orgs.models import ApiKey, Member, Organization, Project, User
@@ -70,6 +70,8 @@ PAGES: Final = {
 }
 
 SUBJECTS[adjustments.APPROVAL] = ("billing_adjustment", "adj")
+RIGHTS[adjustments.APPROVAL] = "billing.add_adjustment"
+RIGHTS[wallets.APPROVAL] = "billing.change_wallet"
 
 
 def may(request: HttpRequest, right: str) -> bool:

@@ -21,13 +21,14 @@ from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section
 from core.markup import NOTHING, as_facts, link, paragraphs, stamp, table
 from metering.admin import find_organization
 from ops import approvals
-from ops.admin import SUBJECTS, question_table, questions, second_person
+from ops.admin import RIGHTS, SUBJECTS, question_table, questions, second_person
 from orgs.admin import actor
 from orgs.models import Organization
 
 ROWS_SHOWN = 50
 
 SUBJECTS[refunds.APPROVAL] = ("billing_refund", "refund")
+RIGHTS[refunds.APPROVAL] = "billing.add_refund"
 
 
 class RefundForm(ReasonForm):

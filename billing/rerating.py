@@ -3,7 +3,8 @@
 ``plan`` is the dry run: it writes down, organization by organization, what would change and posts
 nothing. ``apply`` posts it in chunks, each a transaction with its own progress, so a run that was
 killed goes on where it stopped and no record is corrected twice by one act. ``undo`` is another act,
-which takes an applied one's differences back.
+which takes an applied one's differences back. One that moves more than ``MONEY_APPROVAL_USD`` in all waits until a
+second person has granted it, and so does undoing it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -12,6 +13,7 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
@@ -22,12 +24,14 @@ from core import clock, errors, failpoints, ids, money
 from core.transactions import retry
 from metering import catalog, pricing, rating, usage
 from metering.models import UsageRecord
-from ops import jobs
+from ops import approvals, jobs
 from orgs import audit, organizations
 from orgs.audit import Actor
 from orgs.models import Organization
 
 CHUNK = 500
+APPROVAL = "rerating"
+UNDO_APPROVAL = "rerating_undo"
 # Goes on with what was begun.
 TASK = "billing.tasks.apply_reratings"
 
@@ -93,7 +97,12 @@ def shares(act: Rerating) -> QuerySet[ReratingShare]:
 
 
 def begin(act: Rerating, *, by: Actor) -> None:
-    """Decide that a planned act is posted; ``resume`` does it. One that was begun before is left as it is."""
+    """Decide that a planned act is posted; ``resume`` does it. One that was begun before is left as it is.
+
+    Raises ``ApprovalNeeded`` or ``Refused`` for one that moves much and that no second person has granted.
+    """
+    if Rerating.objects.filter(pk=act.pk, state=Rerating.State.PLANNED).exists():
+        _need_second(act, APPROVAL, reason=act.reason, by=by)
     with transaction.atomic():
         locked = Rerating.objects.select_for_update(no_key=True).get(pk=act.pk)
         if locked.state == Rerating.State.PLANNED:
@@ -133,7 +142,10 @@ def resume(*, until: datetime) -> int:
 
 
 def undo(act: Rerating, *, reason: str, by: Actor) -> Rerating:
-    """Take an applied act's differences back by another act, once. Raises ``Conflict`` or ``OutOfRange``."""
+    """Take an applied act's differences back by another act, once.
+
+    Raises ``Conflict`` or ``OutOfRange``, and ``ApprovalNeeded`` or ``Refused`` as ``begin`` does.
+    """
     back = take_back(act, reason=reason, by=by)
     apply(back, by=by)
     return Rerating.objects.get(pk=back.pk)
@@ -142,6 +154,8 @@ def undo(act: Rerating, *, reason: str, by: Actor) -> Rerating:
 def take_back(act: Rerating, *, reason: str, by: Actor) -> Rerating:
     """Decide that an applied act is undone, and make the act for it, which ``resume`` posts. Raises as ``undo``."""
     reason = corrections.check_reason(reason)
+    if Rerating.objects.filter(pk=act.pk, state=Rerating.State.APPLIED).exists():
+        _need_second(act, UNDO_APPROVAL, reason=reason, by=by)
     with transaction.atomic():
         locked = Rerating.objects.select_for_update(no_key=True).get(pk=act.pk)
         if locked.state != Rerating.State.APPLIED:
@@ -158,6 +172,15 @@ def take_back(act: Rerating, *, reason: str, by: Actor) -> Rerating:
         audit.note(actor=by, verb="rerating.undone", subject=act, details={"reason": reason})
         jobs.wake(TASK)
     return back
+
+
+def _need_second(act: Rerating, kind: str, *, reason: str, by: Actor) -> None:
+    """Raise unless a second person agreed, if the act moves more than one person may; to and fro both count."""
+    moved = sum((abs(share.after_usd - share.before_usd) for share in shares(act)), money.ZERO)
+    if moved <= settings.MONEY_APPROVAL_USD:
+        return
+    told = {"re-rating": str(act), "moves_usd": money.plain(moved), "reason": reason}
+    approvals.need(kind=kind, subject_id=act.pk, by=by, details=told)
 
 
 def _foresee(act: Rerating, organization_id: UUID) -> None:

@@ -3,18 +3,22 @@
 from collections.abc import Collection
 from decimal import Decimal
 from typing import NamedTuple
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
+from django.conf import settings
 from django.db import transaction
 
 from billing import books, distribution, ledger
 from billing.ledger import Terms
 from billing.models import Wallet
-from core import errors, money
+from core import errors, ids, money
 from core.bulk import Statement, array, at_once
+from ops import approvals
 from orgs import audit
 from orgs.audit import Actor
+from orgs.models import AuditEntry, Organization
 
+APPROVAL = "credit_limit"
 Mode = Wallet.Mode
 
 
@@ -91,14 +95,30 @@ def change_terms(*, organization_id: UUID, terms: Terms, reason: str, by: Actor)
     """Change what people set about a wallet: mode, enforcement, credit limit, the low mark.
 
     Calls that start afterwards go by it. Raises ``OutOfRange`` for an amount below zero, and on a
-    cluster for fallback mode, which takes the locks of two organizations at once.
+    cluster for fallback mode, which takes the locks of two organizations at once. A person who raises the credit
+    limit by more than ``MONEY_APPROVAL_USD`` needs a second one: ``ApprovalNeeded``, ``Refused``.
     """
     if terms.mode == Mode.FALLBACK and distribution.is_spread():
         raise errors.OutOfRange("A wallet on a cluster of databases is strict.", param="mode")
     for name, amount in (("credit_limit_usd", terms.credit_limit_usd), ("low_usd", terms.low_usd)):
         if amount is not None and not money.holds(amount):
             raise errors.OutOfRange(f"{name} is zero or more, with at most 12 decimals.", param=name)
+    if by.kind == "user" and terms.credit_limit_usd is not None:
+        _need_second(organization_id, terms.credit_limit_usd, reason=reason, by=by)
     _change(organization_id, terms, verb="wallet.changed", reason=reason, by=by)
+
+
+def _need_second(organization_id: UUID, limit_usd: Decimal, *, reason: str, by: Actor) -> None:
+    """Raise unless a second person agreed to let usage go so much further below zero."""
+    before = state(organization_id).credit_limit_usd
+    if limit_usd - before <= settings.MONEY_APPROVAL_USD:
+        return
+    of = Organization.objects.get(pk=organization_id)
+    # One yes is good for one change: after the next one the same question is another.
+    changes = AuditEntry.objects.filter(subject_id=ids.show("org", of.pk), verb="wallet.changed").count()
+    told = {"organization": of.slug, "before_usd": money.plain(before), "after_usd": money.plain(limit_usd)}
+    subject = uuid5(NAMESPACE_OID, f"{APPROVAL}:{of.pk}:{told['before_usd']}:{told['after_usd']}:{changes}")
+    approvals.need(kind=APPROVAL, subject_id=subject, by=by, details={**told, "reason": reason})
 
 
 def freeze(*, organization_id: UUID, reason: str, by: Actor) -> None:

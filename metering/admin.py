@@ -60,7 +60,7 @@ from metering.models import (
     UsageRecord,
 )
 from ops import approvals
-from ops.admin import SUBJECTS, question_table, questions, second_person
+from ops.admin import RIGHTS, SUBJECTS, question_table, questions, second_person
 from orgs.admin import actor
 from orgs.models import Organization
 
@@ -599,6 +599,7 @@ class PriceAdmin(BooksAdmin[Price]):
 
 
 SUBJECTS[pricebook.APPROVAL] = ("metering_pricedraft", "draft")
+RIGHTS[pricebook.APPROVAL] = "metering.change_pricedraft"
 
 
 def change_table(changes: Sequence[pricebook.Change]) -> SafeString:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from core import clock, ids
+from core import clock, errors, ids
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
 from core.markup import NOTHING, as_facts, as_text, link, link_to, stamp, table, verbatim
 from ops import approvals, deliveries, jobs, mails
@@ -41,6 +41,9 @@ M = TypeVar("M", OutboxMessage, IdempotencyKey, WebhookEndpoint, WebhookDelivery
 
 # The page of what a kind of approval is about, and its ids' prefix; the app that asks adds its own.
 SUBJECTS: Final[dict[str, tuple[str, str]]] = {}
+# What it takes to decide about a kind, beside deciding at all: the right to do the act oneself. A kind that is not here
+# is for superusers.
+RIGHTS: Final[dict[str, str]] = {}
 LINES_SHOWN: Final = 4
 DELIVERIES_SHOWN: Final = 20
 
@@ -206,6 +209,9 @@ def second_person(kind: str, subject_id: UUID) -> SafeString:
 
 
 def _decide(request: HttpRequest, row: Approval, _: dict[str, Any], *, grant: bool) -> Done:
+    person, right = cast(User, request.user), RIGHTS.get(row.kind)
+    if not (person.is_superuser if right is None else person.has_perm(right)):
+        raise errors.PermissionDenied("Your role does not decide about this.")
     approvals.decide(approval_id=row.pk, by=actor(request), grant=grant)
     if grant:
         return Done(format_html("Granted. What was asked for can be done now: {}.", subject_link(row)))

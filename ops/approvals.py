@@ -1,19 +1,30 @@
-"""Four eyes: what one person asks for, another grants. The only module that writes ``Approval``."""
+"""Four eyes: what one person asks for, another grants. The only module that writes ``Approval``.
+
+Another account is not yet another person. One with the same mailbox is the same; and so is one that the asker has
+made, or can have got into since, because they set its password, changed its address or reset its second factor.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
-from core import clock, errors
+from core import clock, errors, ids
 from ops.models import Approval
 from orgs import audit
 from orgs.audit import Actor
+from orgs.models import AuditEntry, User
+
+# For so long after somebody had an account in their hands it counts as theirs.
+IN_HAND: Final = timedelta(days=7)
+_OPENED: Final = ("user.created", "user.password_set", "second_factor.reset")
 
 
 class SamePerson(errors.PermissionDenied):
-    """Who asked cannot grant."""
+    """Who asked cannot decide, nor another account of theirs."""
 
     code = "second_person_needed"
     default = "A second person has to decide this."
@@ -43,14 +54,29 @@ def ask(*, kind: str, subject_id: UUID, by: Actor, details: Mapping[str, Any]) -
         return asked
 
 
+def need(*, kind: str, subject_id: UUID, by: Actor, details: Mapping[str, Any]) -> None:
+    """Ask, and raise ``ApprovalNeeded`` until a second person has granted it, or ``Refused``.
+
+    The question is committed with what the caller has done before; nothing is done after it.
+    """
+    decided = decision(kind=kind, subject_id=subject_id)
+    if decided:
+        return
+    if decided is False:
+        raise Refused
+    ask(kind=kind, subject_id=subject_id, by=by, details=details)
+    raise ApprovalNeeded
+
+
 def decide(*, approval_id: UUID, by: Actor, grant: bool) -> Approval:
-    """Grant or refuse what somebody else asked for. Raises ``SamePerson`` or ``Conflict``."""
+    """Grant or refuse what somebody else asked for. Raises ``SamePerson``, ``Conflict`` or ``PermissionDenied``."""
     with transaction.atomic():
         asked = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
         if asked.decided_at is not None:
             raise errors.Conflict("This was decided before.")
         if asked.asked_by == _who(by):
             raise SamePerson
+        _refuse_second_account(asked, by)
         asked.decided_by, asked.decided_at, asked.granted = _who(by), clock.now(), grant
         asked.save(update_fields=["decided_by", "decided_at", "granted"])
         audit.note(
@@ -80,3 +106,28 @@ def refusal(*, kind: str, subject_id: UUID) -> Approval | None:
 def _who(by: Actor) -> str:
     """One person whatever they are called: kind and id."""
     return f"{by.kind}:{by.id}"
+
+
+def _refuse_second_account(asked: Approval, by: Actor) -> None:
+    """Raise ``SamePerson`` if whoever asked has, or has had in hand, the account that decides."""
+    kind, _, asker = asked.asked_by.partition(":")
+    if kind != by.kind or kind != "user":
+        return
+    if _mailbox(asker) == _mailbox(by.id) != "":
+        raise SamePerson("A second person has to decide this: both accounts have the same mailbox.")
+    touched = Q(verb__in=_OPENED) | Q(verb="user.changed", details__changed__contains="email")
+    if AuditEntry.objects.filter(touched, subject_id=by.id, actor_id=asker, at__gte=asked.asked_at - IN_HAND).exists():
+        raise SamePerson(
+            f"A second person has to decide this: whoever asked had this account in hand within {IN_HAND.days} days."
+        )
+
+
+def _mailbox(shown: str) -> str:
+    """Where mail to a person ends up: their address without what follows a plus; empty for nobody of ours."""
+    try:
+        key = ids.read("user", shown)
+    except ValueError:
+        return ""
+    email = User.objects.filter(pk=key).values_list("email", flat=True).first() or ""
+    name, _, host = email.rpartition("@")
+    return f"{name.partition('+')[0]}@{host}" if email else ""

@@ -66,3 +66,9 @@ def _() -> Disabled:
 def _() -> Disabled:
     """A page and an act are open to whoever has the right for it."""
     return patched("core.admin.ActsAdmin.may_act", lambda *_: True)
+
+
+@guard("a_second_account_is_no_second_person")
+def _() -> Disabled:
+    """Whoever asked cannot decide through another account that is theirs or was in their hands."""
+    return patched("ops.approvals._refuse_second_account", lambda *_: None)

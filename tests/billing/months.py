@@ -15,7 +15,7 @@ from billing.ledger import Terms
 from billing.models import Account, BillingPeriod, Grant, Invoice, InvoiceLine, InvoiceSettlement
 from metering import rollups
 from metering.verdicts import Status
-from orgs.audit import Actor
+from orgs.audit import Actor, system
 from orgs.models import Organization
 from tests.billing.world import assert_all, charge, organization, rows
 from tests.clocks import Clock
@@ -53,7 +53,9 @@ def sold(slug: str, *, zone: str = "UTC", limit: str = "1000", **fields: Any) ->
     made = organization(slug)
     Organization.objects.filter(pk=made.pk).update(time_zone=zone)
     profiles.set_profile(organization_id=made.pk, fields={"terms": "postpaid", **fields}, by=ADA)
-    wallets.change_terms(organization_id=made.pk, terms=Terms(credit_limit_usd=Decimal(limit)), reason="sold", by=ADA)
+    wallets.change_terms(
+        organization_id=made.pk, terms=Terms(credit_limit_usd=Decimal(limit)), reason="sold", by=system("tests")
+    )
     return made
 
 

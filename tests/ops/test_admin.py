@@ -12,6 +12,7 @@ from psycopg.errors import LockNotAvailable
 from core import ids
 from core.schedule import JOBS, Job
 from ops import approvals, jobs, mails
+from ops.admin import RIGHTS
 from ops.models import Approval, JobPeriod, JobRun, Mail, WebhookDelivery, WebhookEndpoint
 from orgs.audit import Actor
 from orgs.models import AuditEntry, User
@@ -116,8 +117,19 @@ def asked_by_root(**details: Any) -> Approval:
 
 
 @pytest.fixture
-def second(db: None) -> Client:
+def second(db: None, monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setitem(RIGHTS, "credit", "ops.change_approval")
     return desk.clerk("view_approval", "change_approval")
+
+
+def test_who_may_not_do_an_act_does_not_decide_about_it(root: Client, second: Client) -> None:
+    RIGHTS["credit"] = "billing.add_adjustment"
+    done = desk.send(second, desk.page(asked_by_root(), "grant"))
+    assert desk.said(done) == ["error: Your role does not decide about this."]
+    del RIGHTS["credit"]
+    done = desk.send(second, desk.page(Approval.objects.get(), "refuse"))
+    assert desk.said(done) == ["error: Your role does not decide about this."]
+    assert Approval.objects.get().decided_at is None
 
 
 @pytest.mark.parametrize(("act", "granted", "verb"), [("grant", True, "granted"), ("refuse", False, "refused")])
