@@ -2,7 +2,8 @@
 
 When a dispute is opened, what the payment's credit still holds is set aside. What Stripe takes meanwhile stands in
 the account ``disputes``: won, all of it comes back; lost, the rest of the payment is taken out of the wallet, into
-the overdraft if it must be. Either way that account ends at zero.
+the overdraft if it must be. Either way that account ends at zero. An invoice that the lost payment had paid is open
+again.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from billing import ledger, payments
+from billing import invoices, ledger, payments
 from billing.ledger import Back, Move
 from billing.lots import Given
 from billing.models import Account, Dispute, Grant, Payment, TransferKind
@@ -137,28 +138,26 @@ class _Posting:
 
     def close(self, before: str, state: str, payment: Payment) -> None:
         """Give back what was set aside, or take the rest of the payment."""
-        row, rest = self.row, self._net - self.row.frozen_usd
-        tax = Account.TAXES if payment.purpose == Payment.Purpose.TOPUP else Account.RECEIVABLES
-        if before == state:
+        row = self.row
+        if before == state or state not in (State.LOST, State.WON):
             return
+        if state == State.WON and before != State.LOST:
+            self._release(row.frozen_usd, "released")
+            return
+        self._follow_invoice(state, payment)
+        rest = self._net - row.frozen_usd
+        tax = Account.TAXES if payment.purpose == Payment.Purpose.TOPUP else Account.RECEIVABLES
         if state == State.LOST:
-            if rest:
+            if rest > 0:
                 self._move(
                     TransferKind.CLAWBACK, Account.WALLET, Account.DISPUTES, rest, "lost", claw=row.grant_id or row.pk
                 )
+            self._release(-rest, "freed")
             if row.tax_usd:
                 self._move(TransferKind.TAX, tax, Account.DISPUTES, row.tax_usd, "lost")
             return
-        if state != State.WON:
-            return
-        if row.frozen_usd:
-            self._move(
-                TransferKind.DISPUTE, Account.DISPUTES, Account.WALLET, row.frozen_usd, "released",
-                back=[Back(row.grant_id, row.frozen_usd)],
-            )  # fmt: skip
-        if before != State.LOST:
-            return
-        if rest:
+        self._release(min(row.frozen_usd, self._net), "released")
+        if rest > 0:
             given = Given(
                 ids.new(), row.organization_id, Grant.Kind.PURCHASED, rest, started_at(), f"{self._reference}/won",
                 Account.DISPUTES, "stripe", "dispute won after all",
@@ -166,6 +165,25 @@ class _Posting:
             self._move(TransferKind.DISPUTE, Account.DISPUTES, Account.WALLET, rest, "won", given=given)
         if row.tax_usd:
             self._move(TransferKind.TAX, Account.DISPUTES, tax, row.tax_usd, "won")
+
+    def _release(self, usd: Decimal, at: str) -> None:
+        """Give back so much of what was set aside, if it is anything."""
+        if usd > 0:
+            self._move(
+                TransferKind.DISPUTE, Account.DISPUTES, Account.WALLET, usd, at, back=[Back(self.row.grant_id, usd)]
+            )
+
+    def _follow_invoice(self, state: str, payment: Payment) -> None:
+        """Open the invoice of a payment that is lost, count one that is won after all as paid; the tax goes with it."""
+        row = self.row
+        if payment.purpose != Payment.Purpose.INVOICE or payment.surplus:
+            return
+        about = {
+            "invoice_id": payment.subject_id, "payment_id": payment.pk, "amount_usd": row.amount_usd,
+            "reference": f"{self._reference}/{state}", "source": Account.DISPUTES, "actor": "stripe",
+            "reason": f"dispute {state}", "at": started_at(),
+        }  # fmt: skip
+        row.tax_usd = invoices.take_back(**about).tax_usd if state == State.LOST else invoices.take_again(**about)
 
 
 def open_of(organization_id: UUID) -> list[Dispute]:

@@ -7,6 +7,7 @@ credit limit away and makes holds strict, so that calls need credit that is ther
 Each is one row, once for each invoice, whoever looks and how often; a run that comes late sends only the last of
 the reminders that fell due. When the invoice is paid, voided, credited or given up, what was
 taken is given back, unless another invoice of the organization still asks for it or somebody changed it since.
+An invoice whose payment was taken back begins anew: its days count from then.
 """
 
 from datetime import datetime, timedelta
@@ -74,8 +75,9 @@ def _look(invoice_id: UUID) -> int:
     if invoice is None or invoice.due_at is None:
         return 0
     at = started_at()
-    done = set(DunningStep.objects.filter(invoice=invoice).values_list("step", flat=True))
-    wanted = due_steps(invoice.legal_entity, due_at=invoice.due_at, now=at, done=done)
+    done = set(DunningStep.objects.filter(invoice=invoice, undone_at=None).values_list("step", flat=True))
+    assert invoice.overdue_from is not None
+    wanted = due_steps(invoice.legal_entity, due_at=invoice.overdue_from, now=at, done=done)
     for step in wanted:
         before = _take(invoice, step)
         DunningStep.objects.create(
@@ -85,9 +87,10 @@ def _look(invoice_id: UUID) -> int:
             "invoice_id": ids.show("inv", invoice.pk), "number": invoice.number, "step": step.name,
             "open_usd": money.plain(invoice.open_usd), "due_at": invoice.due_at.isoformat(),
         }  # fmt: skip
-        outbox.post(
-            kind="invoice.overdue", organization_id=invoice.organization_id, key=f"{invoice.pk}:{step.name}", data=data
-        )
+        key = f"{invoice.pk}:{step.name}"
+        if invoice.reopened_at is not None:
+            key += f":{invoice.reopened_at.isoformat()}"
+        outbox.post(kind="invoice.overdue", organization_id=invoice.organization_id, key=key, data=data)
     return len(wanted)
 
 
@@ -108,6 +111,11 @@ def _take(invoice: Invoice, step: Step) -> dict[str, object]:
         wallets.freeze(organization_id=owner, reason=reason, by=BY)
         return {"frozen": wallet.frozen}
     return {}
+
+
+def begin_again(invoice: Invoice, *, at: datetime) -> None:
+    """Let an invoice that is opened again be dunned from the first step on, in the caller's transaction."""
+    DunningStep.objects.filter(invoice=invoice, undone_at=None).update(undone_at=at)
 
 
 def lift(invoice: Invoice) -> int:

@@ -10,6 +10,9 @@ wallet's, and counts once for each reference.
 What an invoice asks for is the wallet's overdraft, so its net part is paid into the wallet, where it pays the overdraft
 off; what is left of it is credit. The tax part is owed beside the wallet: ``receivables`` to ``taxes`` when the
 invoice is issued, the account of the payment to ``receivables`` when it is paid.
+
+A payment by card that goes back (``billing.refunds``, ``billing.disputes``) opens the invoice again by as much as it
+had paid of it: what it had brought beyond goes back first. The wallet owes that much anew, and the tax is owed anew.
 """
 
 from collections.abc import Iterable, Sequence
@@ -220,7 +223,9 @@ def _tell(invoice: Invoice, kind: str, **more: str) -> None:
         "total_usd": money.plain(invoice.total_usd), "open_usd": money.plain(invoice.open_usd),
         "due_at": invoice.due_at and invoice.due_at.isoformat(), **more,
     }  # fmt: skip
-    outbox.post(kind=kind, organization_id=invoice.organization_id, key=str(invoice.pk), data=data)
+    # What was opened again may be paid again, and that is told again.
+    key = str(invoice.pk) if invoice.reopened_at is None else f"{invoice.pk}:{invoice.reopened_at.isoformat()}"
+    outbox.post(kind=kind, organization_id=invoice.organization_id, key=key, data=data)
 
 
 def _aside(invoice: Invoice, debit: Account, credit: Account, amount_usd: Decimal, reference: str) -> Move:
@@ -238,8 +243,8 @@ def find(invoice_id: UUID) -> Invoice:
     return found
 
 
-def _lock(invoice_id: UUID) -> Invoice:
-    """An issued invoice, under its lock. Raises ``NotFound`` or ``Conflict``."""
+def lock(invoice_id: UUID) -> Invoice:
+    """An issued invoice, under its lock, which is taken before its wallet's. Raises ``NotFound`` or ``Conflict``."""
     assert connection.in_atomic_block
     found = Invoice.objects.select_for_update(no_key=True).filter(pk=invoice_id).first()
     if found is None:
@@ -255,6 +260,7 @@ def receive(
     amount_usd: Decimal,
     reference: str,
     source: Account = Account.STRIPE_CLEARING,
+    payment_id: UUID | None = None,
     at: datetime | None = None,
     actor: str = "payments",
     reason: str = "",
@@ -262,26 +268,30 @@ def receive(
     """Take a payment for an invoice, once per ``reference``, as the last act of the caller's transaction.
 
     ``amount_usd`` is in cents, with tax. It may be a part, or more than is open: what is beyond becomes credit, as
-    does all of it where nothing is open any more. ``at`` is the transaction's start by the database's clock.
-    Raises ``NotFound``, ``Conflict`` for a draft, ``TransferConflict`` for a reference that was another payment.
+    does all of it where nothing is open any more. ``at`` is the transaction's start by the database's clock,
+    ``payment_id`` the card's payment that this is. Raises ``NotFound``, ``Conflict`` for a draft, ``TransferConflict``
+    for a reference that was another payment.
     """
     assert rounding.is_cents(amount_usd), "a payment is in cents"
     assert amount_usd > 0
-    invoice = _lock(invoice_id)
+    invoice = lock(invoice_id)
     known = _known(invoice, reference)
     if known is not None:
         if (known.kind, known.amount_usd + known.over_usd, known.source) != (Settled.PAYMENT, amount_usd, source):
             raise TransferConflict(f"{reference} was another payment")
         return known
     at = at or started_at()
-    applied = min(amount_usd, invoice.open_usd)
-    tax = rounding.share(applied, of=invoice.open_tax_usd, whole=invoice.open_usd) if applied else money.ZERO
-    invoice.paid_usd += applied
-    invoice.paid_tax_usd += tax
-    made = _settle(
-        invoice, Settled.PAYMENT, applied, tax, over=amount_usd - applied, reference=reference, source=source,
-        actor=actor, reason=reason, at=at,
-    )  # fmt: skip
+    made = _apply(
+        invoice,
+        amount_usd,
+        reference=reference,
+        source=source,
+        payment_id=payment_id,
+        actor=actor,
+        reason=reason,
+        at=at,
+    )
+    tax = made.tax_usd
     moves = []
     if tax:
         moves.append(_aside(invoice, source, Account.RECEIVABLES, tax, reference))
@@ -311,6 +321,83 @@ def receive(
     return made
 
 
+def _apply(
+    invoice: Invoice, amount_usd: Decimal, *, reference: str, source: str, payment_id: UUID | None, actor: str,
+    reason: str, at: datetime,
+) -> InvoiceSettlement:  # fmt: skip
+    """Note a payment: as much as is open is paid by it, and the rest became credit."""
+    applied = min(amount_usd, invoice.open_usd)
+    tax = rounding.share(applied, of=invoice.open_tax_usd, whole=invoice.open_usd) if applied else money.ZERO
+    invoice.paid_usd += applied
+    invoice.paid_tax_usd += tax
+    return _settle(
+        invoice, Settled.PAYMENT, applied, tax, over=amount_usd - applied, reference=reference, source=source,
+        payment_id=payment_id, actor=actor, reason=reason, at=at,
+    )  # fmt: skip
+
+
+class Back(NamedTuple):
+    """What a payment that goes back had paid of its invoice, and the tax in that: both are owed again."""
+
+    opened_usd: Decimal
+    tax_usd: Decimal
+
+
+def take_back(
+    *, invoice_id: UUID, payment_id: UUID, amount_usd: Decimal, reference: str, source: Account, actor: str,
+    reason: str, at: datetime,
+) -> Back:  # fmt: skip
+    """Open an invoice again by what a card's payment had paid of it, once per ``reference``; how much that was.
+
+    In the transaction, under the payment's lock, that moves ``amount_usd`` to the account ``source`` afterwards: it
+    locks the invoice, which comes before the wallet. What the payment had brought beyond goes back first, and what
+    was credited since stays credited: both are credit and open nothing.
+    """
+    invoice = lock(invoice_id)
+    known = _known(invoice, reference)
+    if known is not None:
+        return Back(-known.amount_usd, -known.tax_usd)
+    came = InvoiceSettlement.objects.filter(invoice=invoice, payment_id=payment_id)
+    over = max(sum(came.values_list("over_usd", flat=True), money.ZERO), money.ZERO)
+    opened = min(amount_usd - min(amount_usd, over), invoice.paid_usd)
+    tax = rounding.share(opened, of=invoice.paid_tax_usd, whole=invoice.paid_usd) if opened else money.ZERO
+    closed = bool(opened) and invoice.state != State.OPEN
+    if closed:
+        invoice.state, invoice.settled_at, invoice.reopened_at = State.OPEN, None, at
+        dunning.begin_again(invoice, at=at)
+    invoice.paid_usd -= opened
+    invoice.paid_tax_usd -= tax
+    _settle(
+        invoice, Settled.RETURN, -opened, -tax, over=opened - amount_usd, reference=reference, source=source,
+        payment_id=payment_id, actor=actor, reason=reason, at=at,
+    )  # fmt: skip
+    if closed:
+        _tell(invoice, "invoice.reopened")
+    return Back(opened, tax)
+
+
+def take_again(
+    *, invoice_id: UUID, payment_id: UUID, amount_usd: Decimal, reference: str, source: Account, actor: str,
+    reason: str, at: datetime,
+) -> Decimal:  # fmt: skip
+    """Count money that had been taken back as paid once more, once per ``reference``; the tax in it.
+
+    As ``take_back``, before the caller moves ``amount_usd`` from the account ``source``: the tax to ``receivables``
+    and all the rest, also what finds nothing open any more, into the wallet.
+    """
+    invoice = lock(invoice_id)
+    known = _known(invoice, reference)
+    if known is not None:
+        return Decimal(known.tax_usd)
+    made = _apply(
+        invoice, amount_usd, reference=reference, source=source, payment_id=payment_id, actor=actor, reason=reason,
+        at=at,
+    )  # fmt: skip
+    if invoice.state == State.PAID:
+        dunning.lift(invoice)
+    return Decimal(made.tax_usd)
+
+
 def _known(invoice: Invoice, reference: str) -> InvoiceSettlement | None:
     """What was settled by a reference before. Raises ``TransferConflict`` if it was another document's."""
     known = InvoiceSettlement.objects.filter(organization_id=invoice.organization_id, reference=reference).first()
@@ -321,12 +408,12 @@ def _known(invoice: Invoice, reference: str) -> InvoiceSettlement | None:
 
 def _settle(
     invoice: Invoice, kind: str, amount: Decimal, tax: Decimal, *, reference: str, actor: str, reason: str,
-    at: datetime, over: Decimal = money.ZERO, source: str = "",
+    at: datetime, over: Decimal = money.ZERO, source: str = "", payment_id: UUID | None = None,
 ) -> InvoiceSettlement:  # fmt: skip
-    """Note what made the open amount smaller, and close the document when nothing is open any more."""
+    """Note what made the open amount smaller, or larger again, and close the document when nothing is open any more."""
     made = InvoiceSettlement.objects.create(
         organization_id=invoice.organization_id, invoice=invoice, kind=kind, amount_usd=amount, tax_usd=tax,
-        over_usd=over, source=source, reference=reference, actor=actor, reason=reason, at=at,
+        over_usd=over, source=source, payment_id=payment_id, reference=reference, actor=actor, reason=reason, at=at,
     )  # fmt: skip
     invoice.open_usd -= amount
     invoice.open_tax_usd -= tax
@@ -336,7 +423,8 @@ def _settle(
             Settled(kind), State.PAID
         )  # fmt: skip
         invoice.settled_at = at
-    invoice.save(update_fields=["state", "open_usd", "open_tax_usd", "paid_usd", "paid_tax_usd", "settled_at"])
+    moving = ("state", "open_usd", "open_tax_usd", "paid_usd", "paid_tax_usd", "settled_at", "reopened_at")
+    invoice.save(update_fields=moving)
     if closed:
         _tell(invoice, f"invoice.{invoice.state}")
     return made
@@ -352,7 +440,7 @@ def void(*, invoice_id: UUID, reason: str, by: Actor) -> Invoice:
 
     def act() -> Invoice:
         with transaction.atomic(durable=True):
-            invoice = _lock(invoice_id)
+            invoice = lock(invoice_id)
             if invoice.state == State.VOID:
                 return invoice
             if invoice.state != State.OPEN or invoice.open_usd != invoice.total_usd:
@@ -366,7 +454,8 @@ def void(*, invoice_id: UUID, reason: str, by: Actor) -> Invoice:
 def _drop(invoice: Invoice, kind: str, *, reason: str, by: Actor, write_off: Decimal = money.ZERO) -> None:
     """Give up what is open of an invoice, with its tax; ``write_off`` of the overdraft goes too."""
     at = started_at()
-    reference = f"{kind}:{invoice.pk}"
+    before = InvoiceSettlement.objects.filter(invoice=invoice, kind=kind).count()
+    reference = f"{kind}:{invoice.pk}" + (f"/{before + 1}" if before else "")
     tax = invoice.open_tax_usd
     moves = [_aside(invoice, Account.TAXES, Account.RECEIVABLES, tax, reference)] if tax else []
     if write_off:
@@ -405,7 +494,7 @@ def give_up(*, invoice_id: UUID, reason: str, by: Actor) -> Invoice:
 
     def act() -> Invoice:
         with transaction.atomic(durable=True):
-            invoice = _lock(invoice_id)
+            invoice = lock(invoice_id)
             if invoice.state == State.UNCOLLECTIBLE:
                 return invoice
             if invoice.state != State.OPEN:
@@ -436,7 +525,7 @@ def credit(*, invoice_id: UUID, amount_usd: Decimal, reason: str, by: Actor) -> 
 
     def act() -> Invoice:
         with transaction.atomic(durable=True):
-            invoice = _lock(invoice_id)
+            invoice = lock(invoice_id)
             _check_credit(invoice, amount_usd)
             return _credit(invoice, amount_usd, reason=reason, by=by)
 

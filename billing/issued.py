@@ -214,7 +214,9 @@ def _notes(invoice: Invoice) -> tuple[str, ...]:
     return ()
 
 
-_PAID_FROM = {Account.STRIPE_CLEARING: "Payment by card", Account.BANK: "Bank transfer"}
+_PAID_FROM = {
+    Account.STRIPE_CLEARING: "Payment by card", Account.DISPUTES: "Payment by card", Account.BANK: "Bank transfer",
+}  # fmt: skip
 
 
 def told(row: InvoiceSettlement) -> str:
@@ -222,6 +224,8 @@ def told(row: InvoiceSettlement) -> str:
     text = row.get_kind_display().capitalize()
     if row.kind == InvoiceSettlement.Kind.PAYMENT and row.source:
         text = _PAID_FROM.get(Account(row.source), text)
+    if row.over_usd < 0:
+        return f"{text}; {cents(-row.over_usd)} of it had become credit"
     return f"{text}; {cents(row.over_usd)} became credit" if row.over_usd else text
 
 

@@ -289,6 +289,20 @@ def _paid(news: News) -> Letter:
     )  # fmt: skip
 
 
+def _reopened(news: News) -> Letter | None:
+    invoice = _invoice(news)
+    if invoice.state != Invoice.State.OPEN:
+        # Paid since.
+        return None
+    told = issued.document(invoice)
+    return Letter(
+        _billing(news), f"{news.organization.name}: invoice {told.number} is open again",
+        f"A payment of invoice {told.number} was taken back. {dollars(told.open_usd)} of it are open again.",
+        (_ahead(invoice, news.message.created_at), *_transfer(told)), (("Open", dollars(told.open_usd)),),
+        "Pay it", _page(invoice), invoice,
+    )  # fmt: skip
+
+
 def _void(news: News) -> Letter:
     invoice = _invoice(news)
     return Letter(
@@ -323,9 +337,10 @@ def _overdue(news: News) -> Letter | None:
 
 def _ahead(invoice: Invoice, now: datetime) -> str:
     """What happens next if it is not paid."""
-    assert invoice.due_at is not None
+    since = invoice.overdue_from
+    assert since is not None
     entity = invoice.legal_entity
-    stop, freeze = (invoice.due_at + timedelta(days=days) for days in (entity.stop_days, entity.freeze_days))
+    stop, freeze = (since + timedelta(days=days) for days in (entity.stop_days, entity.freeze_days))
     if now < stop:
         return f"If it is not paid, the credit limit ends on {document.day(stop, invoice.zone)}."
     return f"If it is not paid, calls are refused from {document.day(freeze, invoice.zone)} on."
@@ -422,6 +437,7 @@ NOTICES: Final[Mapping[str, Callable[[News], Letter | None]]] = {
     "topup.failed": _topup_failed,
     "invoice.finalized": _finalized,
     "invoice.paid": _paid,
+    "invoice.reopened": _reopened,
     "invoice.void": _void,
     "invoice.overdue": _overdue,
     "dispute.opened": _dispute_opened,

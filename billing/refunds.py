@@ -3,6 +3,7 @@
 What goes back leaves the wallet first, in the transaction that means the refund; then Stripe is asked, with the
 refund's id as the key; if it fails, now or weeks later, the money comes back as credit. A refund that somebody
 makes at Stripe's own desk is found and taken out of the wallet all the same, into the overdraft if it must be.
+An invoice whose payment goes back is open again; what it asks for is owed then, so it needs no credit that is left.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from billing import grants, ledger, payments
+from billing import grants, invoices, ledger, payments
 from billing.corrections import check_reason
 from billing.ledger import Move
 from billing.lots import Given
@@ -147,16 +148,24 @@ def _take(row: Refund, payment: Payment, *, capped: bool) -> None:
     ``capped``: only credit that was paid for goes back; else whatever there is, and the overdraft.
     """
     payments.count_refund(payment, row.amount_usd)
-    owner, net = row.organization_id, row.amount_usd - row.tax_usd
+    owner, at, owed = row.organization_id, started_at(), money.ZERO
+    if _paid_invoice(payment):
+        back = invoices.take_back(
+            invoice_id=payment.subject_id, payment_id=payment.pk, amount_usd=row.amount_usd,
+            reference=reference_of(row), source=Account.STRIPE_CLEARING, actor=row.actor, reason=row.reason, at=at,
+        )  # fmt: skip
+        owed, row.tax_usd = back.opened_usd - back.tax_usd, back.tax_usd
+        row.save(update_fields=["tax_usd"])
+    net = row.amount_usd - row.tax_usd
     moves = []
     if net:
         ledger.lock([owner])
         left = grants.left(owner).paid_usd
-        if capped and left < net:
+        if capped and left < net - owed:
             raise errors.OutOfRange(
                 f"Only {money.plain(left)} USD of purchased credit are left to refund.", param="amount_usd"
             )
-        kind = TransferKind.REFUND if capped else TransferKind.CLAWBACK
+        kind = TransferKind.REFUND if capped and not owed else TransferKind.CLAWBACK
         moves.append(
             Move(
                 owner, kind, Account.WALLET, Account.STRIPE_CLEARING, net, reference_of(row), row.actor, row.reason,
@@ -170,14 +179,21 @@ def _take(row: Refund, payment: Payment, *, capped: bool) -> None:
                 reference_of(row), row.actor, row.reason,
             )
         )  # fmt: skip
-    ledger.post(moves, at=started_at())
+    ledger.post(moves, at=at)
 
 
 def _give_back(row: Refund, payment: Payment) -> None:
     """Put the money of a refund that failed back into the wallet, as credit that was paid for."""
     payments.count_refund(payment, -row.amount_usd)
-    owner, net, at = row.organization_id, row.amount_usd - row.tax_usd, started_at()
+    owner, at = row.organization_id, started_at()
     reference, reason = f"{reference_of(row)}/failed", "the refund failed"
+    if _paid_invoice(payment):
+        row.tax_usd = invoices.take_again(
+            invoice_id=payment.subject_id, payment_id=payment.pk, amount_usd=row.amount_usd, reference=reference,
+            source=Account.STRIPE_CLEARING, actor=row.actor, reason=reason, at=at,
+        )  # fmt: skip
+        row.save(update_fields=["tax_usd"])
+    net = row.amount_usd - row.tax_usd
     moves = []
     if net:
         given = Given(
@@ -197,6 +213,11 @@ def _give_back(row: Refund, payment: Payment) -> None:
             )
         )  # fmt: skip
     ledger.post(moves, at=at)
+
+
+def _paid_invoice(payment: Payment) -> bool:
+    """Whether an invoice was paid by it, and not only a wallet."""
+    return payment.purpose == Payment.Purpose.INVOICE and not payment.surplus
 
 
 def _grant_of(payment: Payment) -> UUID | None:

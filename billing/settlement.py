@@ -200,6 +200,9 @@ def take_in(payment_id: UUID, news: News, *, at: Client, mark: Mark | None = Non
 @transaction.atomic(durable=True)
 def _take_in(payment_id: UUID, news: News, mark: Mark | None) -> None:
     row = payments.locked(payment_id)
+    if row.purpose == Purpose.INVOICE:
+        # What follows may lock the wallet first and then need the invoice.
+        invoices.lock(row.subject_id)
     changed = payments.advance(row, news.told)
     if changed and row.state == State.SUCCEEDED:
         _settle(row)
@@ -225,7 +228,7 @@ def _settle(row: Payment) -> None:
     elif not _is_paid(row):
         invoices.receive(
             invoice_id=row.subject_id, amount_usd=row.amount_usd, reference=payments.reference_of(row),
-            source=Account.STRIPE_CLEARING, at=started_at(),
+            source=Account.STRIPE_CLEARING, payment_id=row.pk, at=started_at(),
         )  # fmt: skip
     else:
         payments.mark_surplus(row)
@@ -237,12 +240,15 @@ def _settle(row: Payment) -> None:
 
 
 def _is_paid(row: Payment) -> bool:
-    """Whether the same thing was paid before: by another payment, all of which are locked, or at a bank."""
+    """Whether the same thing was paid before: by another payment, all of which are locked, or at a bank.
+
+    An invoice says so itself: one whose payment was taken back is to be paid again.
+    """
+    if row.purpose == Purpose.INVOICE:
+        closed = (Invoice.State.PAID, Invoice.State.VOID)
+        return Invoice.objects.filter(pk=row.subject_id, state__in=closed).exists()
     others = Payment.objects.filter(purpose=row.purpose, subject_id=row.subject_id, state=State.SUCCEEDED)
-    if others.filter(surplus=False).exclude(pk=row.pk).exists():
-        return True
-    closed = Invoice.objects.filter(pk=row.subject_id, state__in=(Invoice.State.PAID, Invoice.State.VOID))
-    return row.purpose == Purpose.INVOICE and closed.exists()
+    return others.filter(surplus=False).exclude(pk=row.pk).exists()
 
 
 def _close_subject(row: Payment) -> None:

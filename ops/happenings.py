@@ -21,6 +21,7 @@ KINDS: Final = MappingProxyType(
         "refund.automatic": "A payment that came twice or too late is given back.",
         "invoice.finalized": "An invoice, statement, receipt or credit note was issued; `kind` says which.",
         "invoice.paid": "An invoice is paid in full.",
+        "invoice.reopened": "A payment of an invoice was taken back; the invoice is open again.",
         "invoice.void": "An invoice is void.",
         "invoice.overdue": "An invoice was not paid by its due date; `step` says what follows.",
         "dispute.opened": "A payment is disputed with the bank; what it paid for is frozen.",

@@ -76,7 +76,8 @@ CHECKS = (
             i.organization_id, i.open_usd, i.paid_usd, i.total_usd - s.settled, s.paid)
         FROM invoice i CROSS JOIN LATERAL (
             SELECT coalesce(sum(amount_usd), 0) AS settled, coalesce(sum(tax_usd), 0) AS tax,
-                coalesce(sum(CASE kind WHEN 'payment' THEN amount_usd WHEN 'credit' THEN -over_usd END), 0) AS paid
+                coalesce(sum(CASE kind WHEN 'payment' THEN amount_usd WHEN 'return' THEN amount_usd
+                    WHEN 'credit' THEN -over_usd END), 0) AS paid
             FROM invoice_settlement WHERE invoice_id = i.id) s
         WHERE i.kind = 'invoice' AND i.state <> 'draft' AND (i.open_usd, i.open_tax_usd, i.paid_usd)
             <> (i.total_usd - s.settled, i.tax_usd - s.tax, s.paid)

@@ -16,6 +16,7 @@ SIGNED = {
     ("billing_period", "charged_usd"), ("billing_period", "closing_usd"), ("billing_period", "carried_usd"),
     ("invoice", "exact_usd"), ("invoice", "subtotal_usd"), ("invoice", "total_usd"), ("invoice", "opening_usd"),
     ("invoice", "closing_usd"), ("invoice_line", "exact_usd"), ("invoice_line", "amount_usd"),
+    ("invoice_settlement", "amount_usd"), ("invoice_settlement", "tax_usd"), ("invoice_settlement", "over_usd"),
 }  # fmt: skip
 # The parts of a scope that tables with time-ordered ids have; the others are read whole.
 _PARTS = {"usage_record": "$records", "request_log": "$logs", "grant_use": "$uses", "hold": "$holds",

@@ -1,11 +1,13 @@
 """Periods, the documents that close them, and what was paid."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from billing.models.payments import Dispute, Payment, Refund
 from billing.models.profiles import LegalEntity
 from billing.models.topups import TopUp
 from core import ids, money
@@ -120,7 +122,8 @@ class Invoice(models.Model):
     """A document about money: invoice, statement, receipt or credit note. Frozen once it is issued.
 
     Written by ``billing.invoices``. Invoice (postpaid) and statement (prepaid, or postpaid with nothing due)
-    close a period; a receipt is of a top-up; a credit note takes back part of the invoice it ``corrects``. All
+    close a period; a receipt is of a top-up; a credit note takes back part of the document it ``corrects``: of an
+    invoice, or of a receipt by the ``refund`` or the lost ``dispute`` that took the money back. All
     but statements are numbered, in one series for each legal entity and year. Amounts are in cents:
     ``subtotal_usd`` is the sum of the lines, with ``tax_usd`` it is ``total_usd``. A statement's subtotal is how
     the balance changed, so it may be below zero and nothing of it is due. Of an invoice's total, ``open_usd`` (of it
@@ -159,6 +162,12 @@ class Invoice(models.Model):
     )
     topup = models.ForeignKey(TopUp, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
     corrects = models.ForeignKey("self", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    refund = models.ForeignKey(
+        Refund, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
+    dispute = models.ForeignKey(
+        Dispute, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
     starts_at = models.DateTimeField(null=True, blank=True)
     ends_at = models.DateTimeField(null=True, blank=True)
     zone = models.TextField(default="UTC", help_text="In which its days are shown")
@@ -183,6 +192,7 @@ class Invoice(models.Model):
     issued_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True, help_text="The end of the last day on which it may be paid")
     settled_at = models.DateTimeField(null=True, blank=True, help_text="When it was paid, voided or given up")
+    reopened_at = models.DateTimeField(null=True, blank=True, help_text="When a payment of it was taken back")
 
     class Meta:
         db_table = "invoice"
@@ -192,6 +202,17 @@ class Invoice(models.Model):
                 fields=("period",), name="invoice_once_a_period", condition=Q(period__isnull=False)
             ),
             models.UniqueConstraint(fields=("topup",), name="invoice_once_a_topup", condition=Q(topup__isnull=False)),
+            models.UniqueConstraint(
+                fields=("refund",), name="invoice_once_a_refund", condition=Q(refund__isnull=False)
+            ),
+            models.UniqueConstraint(
+                fields=("dispute",), name="invoice_once_a_dispute", condition=Q(dispute__isnull=False)
+            ),
+            models.CheckConstraint(
+                name="invoice_of_money_back",
+                condition=Q(refund__isnull=True, dispute__isnull=True)
+                | (Q(kind="credit_note") & (Q(refund__isnull=True) | Q(dispute__isnull=True))),
+            ),
             models.UniqueConstraint(
                 fields=("legal_entity", "year", "sequence"),
                 name="invoice_number_once",
@@ -266,6 +287,13 @@ class Invoice(models.Model):
     def __str__(self) -> str:
         return self.number or ids.show("inv", self.pk)
 
+    @property
+    def overdue_from(self) -> datetime | None:
+        """From when the days of dunning count: the due date, or when it was opened again after that."""
+        if self.due_at is None or self.reopened_at is None:
+            return self.due_at
+        return max(self.due_at, self.reopened_at)
+
 
 class InvoiceLine(models.Model):
     """One line of a document: ``amount_usd`` in cents, ``exact_usd`` before rounding. Below zero it takes off.
@@ -333,7 +361,8 @@ class InvoiceSettlement(models.Model):
 
     Written by ``billing.invoices``. ``reference`` is the cause, so it counts once. Of a payment, ``over_usd`` is
     what came beyond the open amount and became credit; of a credit note, what was paid before and given back.
-    ``at`` is what the transfers of the same cause carry as their time.
+    A payment that was taken back has all three below zero: it made the open amount larger again. ``payment`` is
+    the card's payment that came or went back. ``at`` is what the transfers of the same cause carry as their time.
     """
 
     append_only: ClassVar[bool] = True
@@ -343,6 +372,7 @@ class InvoiceSettlement(models.Model):
         CREDIT = "credit", "credit note"
         VOID = "void"
         WRITE_OFF = "write_off", "given up"
+        RETURN = "return", "payment taken back"
 
     id = IdField("set")
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+", db_index=False)
@@ -351,7 +381,8 @@ class InvoiceSettlement(models.Model):
     amount_usd = UsdField()
     tax_usd = UsdField()
     over_usd = UsdField(default=0)
-    source = models.TextField(default="", blank=True, help_text="The account that the money came from")
+    source = models.TextField(default="", blank=True, help_text="The account that the money came from, or went to")
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     reference = models.TextField()
     actor = models.TextField()
     reason = models.TextField(default="", blank=True)
@@ -364,11 +395,22 @@ class InvoiceSettlement(models.Model):
             models.UniqueConstraint(fields=("organization", "reference"), name="invoice_settlement_once"),
             models.CheckConstraint(
                 name="invoice_settlement_in_range",
-                condition=within("amount_usd")
-                & within("tax_usd")
-                & within("over_usd")
-                & Q(tax_usd__lte=F("amount_usd"))
-                & (Q(amount_usd__gt=0) | Q(over_usd__gt=0)),
+                condition=(
+                    ~Q(kind="return")
+                    & within("amount_usd")
+                    & within("tax_usd")
+                    & within("over_usd")
+                    & Q(tax_usd__lte=F("amount_usd"))
+                    & (Q(amount_usd__gt=0) | Q(over_usd__gt=0))
+                )
+                | (
+                    Q(kind="return", payment__isnull=False, amount_usd__lte=0, tax_usd__lte=0, over_usd__lte=0)
+                    & signed("amount_usd")
+                    & signed("tax_usd")
+                    & signed("over_usd")
+                    & Q(tax_usd__gte=F("amount_usd"))
+                    & (Q(amount_usd__lt=0) | Q(over_usd__lt=0))
+                ),
             ),
         )
 
@@ -418,6 +460,7 @@ class DunningStep(models.Model):
     """What was done about an invoice that is overdue, once each. Written by ``billing.dunning``.
 
     ``before`` keeps the wallet's terms that a stop or a freeze replaced, until they are given back at ``undone_at``.
+    What was done before an invoice was opened again is undone too, and may be done once more.
     """
 
     undeletable: ClassVar[bool] = True
@@ -433,7 +476,11 @@ class DunningStep(models.Model):
     class Meta:
         db_table = "dunning_step"
         ordering = ("-id",)
-        constraints = (models.UniqueConstraint(fields=("invoice", "step"), name="dunning_step_once"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("invoice", "step"), name="dunning_step_once", condition=Q(undone_at__isnull=True)
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.step} of {self.invoice_id}"

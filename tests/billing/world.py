@@ -146,7 +146,7 @@ def assert_sound(*, but: str = "none") -> None:
         for finding in invariants.check()
         if not finding.ok and not finding.name.startswith(but)
     ]
-    assert broken == []
+    assert broken == [], broken
 
 
 @contextmanager
