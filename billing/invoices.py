@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q, QuerySet
 
 from billing import dunning, grants, ledger, numbers, profiles, rounding, taxes
 from billing.corrections import check_reason
@@ -32,11 +33,13 @@ from billing.lots import Given
 from billing.models import (
     Account,
     BillingProfile,
+    Dispute,
     Grant,
     Invoice,
     InvoiceLine,
     InvoiceSettlement,
     LegalEntity,
+    Refund,
     TopUp,
     TransferKind,
 )
@@ -661,3 +664,63 @@ def _taxed(profile: BillingProfile, topup: TopUp, tax_usd: Decimal) -> dict[str,
     if told.amount_usd != tax_usd:
         return {}
     return {"tax_percent": told.rate_percent, "tax_name": told.name, "tax_treatment": told.treatment}
+
+
+_WITHOUT_NOTE = """
+    SELECT r.id, NULL::uuid FROM refund r JOIN payment p ON p.id = r.payment_id
+        JOIN invoice i ON p.purpose = 'topup' AND i.topup_id = p.subject_id
+    WHERE r.state = 'succeeded' AND NOT p.surplus AND NOT EXISTS (SELECT FROM invoice n WHERE n.refund_id = r.id)
+    UNION ALL
+    SELECT NULL::uuid, d.id FROM dispute d JOIN payment p ON p.id = d.payment_id
+        JOIN invoice i ON p.purpose = 'topup' AND i.topup_id = p.subject_id
+    WHERE d.state = 'lost' AND NOT p.surplus AND NOT EXISTS (SELECT FROM invoice n WHERE n.dispute_id = d.id)
+    LIMIT %s
+"""
+
+
+def issue_notes_of_receipts() -> int:
+    """Issue a credit note for each refund and lost dispute of a top-up that has a receipt; how many.
+
+    Many workers may run it.
+    """
+    issued = 0
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(_WITHOUT_NOTE, [CHUNK])
+            found = cursor.fetchall()
+        made = sum(retry(lambda one=one: _issue_note(*one)) for one in found)  # type: ignore[misc]
+        issued += made
+        if not made:
+            return issued
+
+
+@transaction.atomic(durable=True)
+def _issue_note(refund_id: UUID | None, dispute_id: UUID | None) -> bool:
+    """Whether it was we who issued it."""
+    rows: QuerySet[Any] = Refund.objects.all() if refund_id else Dispute.objects.all()
+    cause = rows.select_for_update(no_key=True, skip_locked=True).filter(pk=refund_id or dispute_id).first()
+    known = Q(refund_id=refund_id) if refund_id else Q(dispute_id=dispute_id)
+    if cause is None or Invoice.objects.filter(known).exists():
+        return False
+    reason = "The payment was refunded." if refund_id else "The payment was disputed with the bank, and lost."
+    receipt = Invoice.objects.get(kind=Kind.RECEIPT, topup_id=cause.payment.subject_id)
+    total, tax = Decimal(cause.amount_usd), Decimal(cause.tax_usd)
+    net = total - tax
+    note = Invoice.objects.create(
+        organization_id=receipt.organization_id, legal_entity_id=receipt.legal_entity_id, kind=Kind.CREDIT_NOTE,
+        corrects=receipt, refund_id=refund_id, dispute_id=dispute_id, zone=receipt.zone, starts_at=receipt.starts_at,
+        ends_at=receipt.ends_at, exact_usd=net, subtotal_usd=net, tax_usd=tax, total_usd=total,
+        tax_treatment=receipt.tax_treatment, reason=reason, actor="invoices",
+        **_rate_of(receipt, net=net, tax=tax),
+    )  # fmt: skip
+    _append_lines([(note, [(Line(LineKind.REFUND, net, "Top-up"), net)])])
+    issue(note, profile=profiles.of(receipt.organization_id))
+    failpoints.reach("receipt.before_commit")
+    return True
+
+
+def _rate_of(receipt: Invoice, *, net: Decimal, tax: Decimal) -> dict[str, Any]:
+    """A receipt's rate, as its credit note names it; nothing where the parts that went back rounded otherwise."""
+    if abs(rounding.percentage(net, receipt.tax_percent) - tax) >= rounding.CENT:
+        return {}
+    return {"tax_percent": receipt.tax_percent, "tax_name": receipt.tax_name}

@@ -147,7 +147,7 @@ def document(invoice: Invoice) -> Document:
     rows = lines(invoice)
     seller, buyer = _parties(invoice)
     names = _names(rows)
-    corrected = invoice.corrects.number if invoice.corrects is not None else None
+    corrected = invoice.corrects
     return Document(
         kind=Kind(invoice.kind),
         number=invoice.number or "",
@@ -168,7 +168,7 @@ def document(invoice: Invoice) -> Document:
         open_usd=Decimal(invoice.open_usd),
         opening_usd=invoice.opening_usd,
         closing_usd=invoice.closing_usd,
-        corrects=corrected or "",
+        corrects="" if corrected is None else f"{corrected.get_kind_display().lower()} {corrected.number}",
         reason=invoice.reason,
         payment=invoice.seller.get("bank_details", "") if invoice.open_usd else "",
         notes=_notes(invoice),

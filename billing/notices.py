@@ -268,7 +268,7 @@ def _say_receipt(told: Document) -> tuple[str, Figures]:
 
 
 def _say_credit_note(told: Document) -> tuple[str, Figures]:
-    said = f"We have credited {dollars(told.total_usd)} of invoice {told.corrects}."
+    said = f"We have credited {dollars(told.total_usd)} of {told.corrects}."
     return said, (*_sums(told, "Credited"), ("Reason", told.reason))
 
 

@@ -111,8 +111,13 @@ def finalize_invoices() -> str:
 
 @shared_task
 def issue_receipts() -> str:
-    """Issue receipts for top-ups that were paid."""
-    return jobs.run("issue_receipts", lambda: f"issued {invoices.issue_receipts()}")
+    """Issue receipts for top-ups that were paid, and credit notes for what of them went back."""
+
+    def work() -> str:
+        receipts = invoices.issue_receipts()
+        return f"issued {receipts}, credit notes {invoices.issue_notes_of_receipts()}"
+
+    return jobs.run("issue_receipts", work)
 
 
 @shared_task

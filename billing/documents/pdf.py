@@ -244,7 +244,7 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     """What stands at the upper right."""
     found = [("Number", document.number) if document.number else ("Document", document.reference)]
     if document.corrects:
-        found.append(("Corrects", f"invoice {document.corrects}"))
+        found.append(("Corrects", document.corrects))
     if document.issued_at is not None:
         found.append(("Date", day(document.issued_at, document.zone)))
     if document.starts_at is not None and document.ends_at is not None:

@@ -83,7 +83,7 @@ def test_every_kind_of_document_adds_up_and_can_be_printed(acme: Organization) -
         assert issued.printed(each).startswith(b"%PDF-")
         made.append(issued.document(each))
     assert made[1].notes == ("This statement is no invoice: nothing is due on it.",)
-    assert made[2].corrects == invoice.number
+    assert made[2].corrects == f"invoice {invoice.number}"
     assert profiles.of(acme.pk).legal_entity.name == "Tollbook"
 
 

@@ -1,4 +1,4 @@
-"""Payments of invoices that go back: the invoice is open again by what they had paid of it, and is paid once more."""
+"""Payments that go back: the invoice is open again by what they had paid of it; a top-up's receipt is corrected."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
-from billing import dunning, invoices, payments, profiles, refunds, settlement
-from billing.models import Dispute, DunningStep, Invoice, InvoiceSettlement, Payment, Refund
+from billing import dunning, invoices, issued, payments, profiles, refunds, settlement, topups
+from billing.models import Dispute, DunningStep, Invoice, InvoiceSettlement, Payment, Refund, TopUp
 from billing.processor import client, customers
 from core import errors
 from ops.models import OutboxMessage
@@ -281,3 +281,68 @@ def test_what_comes_after_an_invoice_was_given_up_goes_back_as_credit(
     give_back(made, "32.13")
     assert (again(invoice).state, standing(acme).posted) == ("uncollectible", 0)
     assert_sound()
+
+
+def buy(owner: Organization, usd: str, tax: str) -> Payment:
+    """A top-up that was paid with the card, with its receipt."""
+    with transaction.atomic():
+        row = topups.open_one(organization_id=owner.pk, amount_usd=USD(usd), by=BY)
+        TopUp.objects.filter(pk=row.pk).update(tax_usd=USD(tax))
+        made = payments.open_one(
+            organization_id=owner.pk, purpose="topup", subject_id=row.pk, amount_usd=USD(usd) + USD(tax),
+            tax_usd=USD(tax), method="card", card=customers.default_card(owner.pk),
+        )  # fmt: skip
+    settlement.ask(made.pk)
+    return Payment.objects.get(pk=made.pk)
+
+
+def test_what_goes_back_of_a_top_up_has_a_credit_note_that_corrects_its_receipt(
+    owing: tuple[Organization, Invoice], fake: StripeFake
+) -> None:
+    acme, invoice = owing
+    receive(invoice, "32.13", "a bank transfer")
+    made = buy(acme, "100.00", "19.00")
+    first = give_back(made, "39.67")
+    # Not before there is something to correct.
+    assert (invoices.issue_notes_of_receipts(), invoices.issue_receipts()) == (0, 1)
+    fake.close_dispute(fake.open_dispute(made.intent_id or "", amount=5000), won=False)
+    deliver(fake)
+    assert (invoices.issue_notes_of_receipts(), invoices.issue_notes_of_receipts()) == (2, 0)
+    _, receipt, *notes = documents(acme)
+    assert (receipt.kind, receipt.total_usd, {note.corrects for note in notes}) == ("receipt", 119, {receipt})
+    back, lost = sorted(notes, key=lambda one: one.total_usd)
+    assert (back.refund_id, back.dispute_id, lost.refund_id) == (first.pk, None, None)
+    assert lost.dispute == Dispute.objects.get()
+    # 19.00 × 39.67 / 119 = 6.3338…, 19.00 × 50 / 119 = 7.983…
+    assert (back.kind, back.subtotal_usd, back.tax_usd, back.total_usd) == (
+        "credit_note", USD("33.34"), USD("6.33"), USD("39.67"),
+    )  # fmt: skip
+    assert (lost.subtotal_usd, lost.tax_usd, lost.total_usd) == (USD("42.02"), USD("7.98"), 50)
+    assert {note.number for note in notes} == {"TB-2031-000003", "TB-2031-000004"}
+    assert (back.tax_percent, back.tax_name, back.tax_treatment) == (19, "USt", "domestic")
+    assert issued.document(back).corrects == "receipt TB-2031-000002"
+    assert issued.printed(back).startswith(b"%PDF-")
+    assert [lines(note) for note in (back, lost)] == [[("refund", "33.34", "33.34")], [("refund", "42.02", "42.02")]]
+    assert_sound()
+
+
+def test_a_refund_under_way_has_no_credit_note_yet_and_one_that_failed_gets_none(
+    owing: tuple[Organization, Invoice], fake: StripeFake
+) -> None:
+    acme, invoice = owing
+    receive(invoice, "32.13", "a bank transfer")
+    made = buy(acme, "10.00", "1.90")
+    assert invoices.issue_receipts() == 1
+    row = refunds.ask(payment_id=made.pk, amount_usd=USD("11.90"), reason="a test", by=BY)
+    assert invoices.issue_notes_of_receipts() == 0
+    refunds.call(row.pk, at=client.connect())
+    fake.fail_refund(Refund.objects.get().stripe_id or "")
+    deliver(fake)
+    assert (Refund.objects.get().state, invoices.issue_notes_of_receipts()) == ("failed", 0)
+
+
+def test_a_receipt_whose_parts_round_otherwise_names_no_rate(owing: tuple[Organization, Invoice]) -> None:
+    _, invoice = owing
+    assert invoices._rate_of(invoice, net=USD("10.00"), tax=USD("1.90")) == {"tax_percent": 19, "tax_name": "USt"}
+    assert invoices._rate_of(invoice, net=USD("10.00"), tax=USD("1.91")) == {}
+    assert invoices._rate_of(invoice, net=USD("10.00"), tax=USD("1.89")) == {}

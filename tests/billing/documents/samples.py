@@ -77,7 +77,7 @@ def credit_note() -> Document:
         kind=Kind.CREDIT_NOTE,
         number="TB-2026-000002",
         state="issued",
-        corrects="TB-2026-000001",
+        corrects="invoice TB-2026-000001",
         reason="The price of deepseek-chat was wrong on 3 October.",
         lines=(Line(text="Credit for invoice TB-2026-000001", exact_usd=D("100.00"), amount_usd=D("100.00")),),
         subtotal_usd=D("100.00"),
