@@ -732,7 +732,7 @@ class Call:
             self._buffer.append(part)
             self._ready.set()
 
-    def _event(self, failure: Failed | None) -> Event:
+    def _event(self, failure: Failed | None, told: counts.Reported) -> Event:
         """The call as an event, with the counts that were told."""
         admitted, candidate = self.held.admitted, self._candidate
         status = 200
@@ -744,7 +744,6 @@ class Call:
             outcome = "completed" if failure.of_request else "upstream_error"
         elif self._left or self._cut:
             outcome = "client_aborted"
-        told = counts.read(self._usage)
         if not told.sound and self._usage is not None:
             log.warning(
                 "call %s: the usage that channel %s told makes no sense", self.id, candidate and candidate.channel.name
@@ -762,8 +761,8 @@ class Call:
 
     async def _settle(self, failure: Failed | None) -> None:
         """Into the books, however often that takes; whoever waits is told after a while what it will come to."""
-        event = self._event(failure)
-        absent = list(counts.read(self._usage).absent)
+        told = counts.read(self._usage)
+        event, absent = self._event(failure, told), told.absent
         if failure is not None and not self._has_begun():
             # It failed for nothing, and nothing is counted.
             event, absent = counts.put(event, dict.fromkeys(events.WHOLES, 0)), []

@@ -45,9 +45,26 @@ class Reported(NamedTuple):
         return [name for name in WHOLES if name not in self.values]
 
 
+# The same as outer and inner name, which a look-up needs.
+_PLACES = tuple(
+    (name, tuple((place[0], place[1] if len(place) > 1 else None) for place in places))
+    for name, places in _WHERE.items()
+)
+
+
 def read(usage: Any) -> Reported:
     """What an upstream's ``usage`` says."""
-    told = {name: value for name, places in _WHERE.items() if (value := _first(usage, places)) is not None}
+    if type(usage) is not dict:
+        return Reported({}, sound=True)
+    told: dict[str, int] = {}
+    for name, places in _PLACES:
+        for outer, inner in places:
+            value = usage.get(outer)
+            if inner is not None:
+                value = value.get(inner) if type(value) is dict else None
+            if type(value) is int and 0 <= value <= COUNT_MAX:
+                told[name] = value
+                break
     try:
         if all(name in told for name in WHOLES):
             rating.split(msgspec.structs.replace(Counts(), **told), reasoning_apart=True)
@@ -57,21 +74,6 @@ def read(usage: Any) -> Reported:
         # A part without its whole says nothing that could be billed.
         return Reported({name: told[name] for name in WHOLES if name in told}, sound=not told)
     return Reported(told, sound=True)
-
-
-def _first(usage: Any, places: tuple[tuple[str, ...], ...]) -> int | None:
-    for place in places:
-        value = usage
-        for name in place:
-            value = value.get(name) if type(value) is dict else None
-        if _is_count(value):
-            told: int = value
-            return told
-    return None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= COUNT_MAX
 
 
 def show(event: Event, cost_usd: Decimal) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def order(
     the price or the latency first. The same seed and the same knowledge give the same order.
     """
     healthy = [one for one in found if is_healthy(one)]
+    if len(healthy) < 2:
+        return healthy
     shuffled = _by_weight(healthy, seed)
     if by == By.PRICE:
         unknown = max((price for one in healthy if (price := seen.price(one.slug)) is not None), default=Decimal(0)) + 1

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,6 +85,12 @@ async def close() -> None:
         await found.close()
 
 
+@lru_cache(maxsize=256)
+def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+    """Bounds the connecting alone: the rest is bounded here."""
+    return aiohttp.ClientTimeout(total=None, sock_connect=seconds)
+
+
 @contextlib.asynccontextmanager
 async def _post(
     channel: ChannelFacts, path: str, body: Mapping[str, Any], *, accept: str
@@ -99,7 +106,7 @@ async def _post(
                 data=encode(body),
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=channel.connect_seconds),
+                timeout=_connecting(channel.connect_seconds),
             )
     except TimeoutError as error:
         raise Failed("timeout") from error
@@ -206,6 +213,9 @@ async def stream(
 
 async def _read(channel: ChannelFacts, answer: aiohttp.ClientResponse, *, seconds: float | None = None) -> bytes:
     """What comes next, nothing at the end. Raises ``Failed``."""
+    if answer.content.is_eof() and answer.content.exception() is None:
+        # All of it has come, as a short answer's mostly has with its head: nothing is waited for.
+        return answer.content.read_nowait()
     try:
         async with asyncio.timeout(seconds or channel.idle_seconds):
             return await answer.content.readany()

@@ -143,6 +143,11 @@ class Cached(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """The value of one key, or None if there is none."""
+        if not _reads_past():
+            epoch = _epoch.current()
+            entry = self._present.get(key)
+            if entry is not None and entry.epoch == epoch and monotonic() < entry.until:
+                return entry.value
         return self.get_many((key,)).get(key)
 
     def get_many(self, keys: Collection[K]) -> dict[K, V]:
