@@ -28,9 +28,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await plane.live(receive, send)
         return
-    if scope["type"] == "http" and plane.takes(scope):
-        await plane.application(scope, receive, send)
-        return
+    if scope["type"] == "http":
+        headers = plane.takes(scope)
+        if headers is not None:
+            await plane.application(scope, headers, receive, send)
+            return
 
     async def received() -> MutableMapping[str, Any]:
         # The bridge asks from a thread, which takes a coroutine; the server's own is a bare awaitable.

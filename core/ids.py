@@ -24,6 +24,7 @@ _RANDOM_BITS = 74
 _LOW = (1 << 62) - 1
 # Headroom above the random start: a run of ids counts upwards and never leaves its millisecond.
 _RUN_MAX = 1 << 24
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _lock = threading.Lock()
 _last = 0
 
@@ -41,7 +42,7 @@ def new() -> UUID:
     """A fresh id stamped with this process's clock, above every one it made before (RFC 9562, 6.2)."""
     global _last
     with _lock:
-        fresh = next(run(at=clock.now()))
+        fresh = _build(ms=milliseconds(clock.now()), low=_random_low())
         if fresh.int <= _last:
             fresh = _above(_last)
         _last = fresh.int
@@ -56,16 +57,20 @@ def _above(last: int) -> UUID:
 
 def run(*, at: datetime) -> Iterator[UUID]:
     """Ids that all carry ``at`` (to the millisecond) and rise strictly within the run."""
-    low = secrets.randbits(_RANDOM_BITS)
-    # Below the variant's bits there is room for the whole run, so its ids follow each other as numbers do.
-    low -= _RUN_MAX if low & _LOW > _LOW - _RUN_MAX else 0
-    first = _build(ms=milliseconds(at), low=low).int
+    first = _build(ms=milliseconds(at), low=_random_low()).int
     make, put, unknown = object.__new__, object.__setattr__, SafeUUID.unknown
     for number in range(first, first + _RUN_MAX):
         made = make(UUID)
         put(made, "int", number)
         put(made, "is_safe", unknown)
         yield made
+
+
+def _random_low() -> int:
+    """The free bits of an id that others may follow."""
+    low = secrets.randbits(_RANDOM_BITS)
+    # Below the variant's bits there is room for a whole run, so its ids follow each other as numbers do.
+    return low - _RUN_MAX if low & _LOW > _LOW - _RUN_MAX else low
 
 
 def floor(at: datetime) -> UUID:
@@ -75,7 +80,7 @@ def floor(at: datetime) -> UUID:
 
 def milliseconds(at: datetime) -> int:
     """Whole Unix milliseconds of an aware instant, rounded down."""
-    delta = at - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = at - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
 
 

@@ -200,7 +200,8 @@ class Groups(Generic[Q, R, A]):
         self._read_next()
 
     def _have_read_one(self, jobs: "list[_Job[Q, R, A]]", found: Any) -> None:
-        now = asyncio.get_running_loop().time()
+        loop = jobs[0].future.get_loop()
+        now = loop.time()
         for job, reading in zip(jobs, _each(jobs, found), strict=True):
             if isinstance(reading, Exception):
                 self._finish(job, reading)
@@ -209,14 +210,15 @@ class Groups(Generic[Q, R, A]):
             if any(self._each[owner] >= WAITING_MAX // EACH_PART for owner in owners):
                 self._finish(job, too_much())
                 continue
+            for owner in owners:
+                self._each[owner] += 1
             job.reading, job.owners, job.since = reading, owners, now
             job.large = reading.weight > LARGE_WEIGHT
-            self._each.update(owners)
             self._waiting.append(job)
         if self._waiting and not self._soon:
             # What has arrived with this one is read first.
             self._soon = True
-            asyncio.get_running_loop().call_soon(self._look_at_all)
+            loop.call_soon(self._look_at_all)
 
     def _look_at_all(self) -> None:
         self._soon = False
@@ -269,7 +271,8 @@ class Groups(Generic[Q, R, A]):
                 left.append(job)
                 continue
             group.append(job)
-            shares.update(job.owners)
+            for owner in job.owners:
+                shares[owner] += 1
             weight += job.reading.weight
             if job.alone or job.large or weight >= WEIGHT_MAX:
                 left.extend(self._waiting[place + 1 :])
@@ -315,9 +318,11 @@ class Groups(Generic[Q, R, A]):
                     job.alone = True
                     self._waiting.append(job)
                     continue
-                self._each.subtract(job.owners)
+                for owner in job.owners:
+                    self._each[owner] -= 1
+                    if not self._each[owner]:
+                        del self._each[owner]
                 self._finish(job, answer)
-            self._each += Counter()
         self._write_next()
 
     def _finish(self, job: "_Job[Q, R, A]", answer: A | Exception) -> None:

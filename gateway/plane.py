@@ -100,12 +100,16 @@ class Flow(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-def takes(scope: Scope) -> bool:
-    """Whether a request is for the data plane: one of its operations, in plain form; or a model call in any."""
+def takes(scope: Scope) -> dict[str, str] | None:
+    """The headers of a request for the data plane: one of its operations, in plain form; or a model call in any."""
     calls_model = scope["path"] in _CALLS
     if not calls_model and (scope["method"], scope["path"]) not in _DOORS:
-        return False
+        return None
     headers = headers_of(scope)
+    return headers if _is_ours_to_answer(scope, headers, calls_model=calls_model) else None
+
+
+def _is_ours_to_answer(scope: Scope, headers: Headers, *, calls_model: bool) -> bool:
     if calls_model:
         return _is_ours(headers.get("host", "")) and (not settings.SECURE_SSL_REDIRECT or _is_secure(scope, headers))
     if scope["method"] == "GET" and ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
@@ -124,10 +128,9 @@ def takes(scope: Scope) -> bool:
     )
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one request that ``takes`` said yes to."""
+async def application(scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
+    """Answer one request that ``takes`` gave the headers of."""
     started = time.monotonic_ns()
-    headers = headers_of(scope)
     # One id for the answer, for what is logged and for what is recorded.
     correlation = headers["x-request-id"] = http.correlation(headers.get("x-request-id", ""))
     body = Body(headers, receive)

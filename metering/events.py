@@ -8,10 +8,9 @@ field named by index. Only a body that is not JSON at all, or too many events, f
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
@@ -152,8 +151,7 @@ class Body(NamedTuple):
     single: bool
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What a request may hold, and the acceptance window around ``now``."""
 
     events: int
@@ -161,12 +159,12 @@ class Limits:
     age: timedelta
     ahead: timedelta
 
-    @cached_property
+    @property
     def first(self) -> datetime:
         """The earliest instant that an event may carry."""
         return self.now - self.age
 
-    @cached_property
+    @property
     def last(self) -> datetime:
         """The latest one."""
         return self.now + self.ahead
@@ -288,13 +286,14 @@ def _read_all(found: list[Any], limits: Limits) -> list[Event] | None:
     At once, which takes half the time. Instants and costs in ``found`` may have been read afterwards.
     """
     instants: dict[int, datetime] = {}
+    first, last = limits.first, limits.last
     try:
         for value in found:
             at = value["occurred_at"]
             instant = instants.get(at) if type(at) is int else None
             if instant is None:
                 instant = _instant(at)
-                if not limits.first <= instant <= limits.last:
+                if not first <= instant <= last:
                     return None
                 if type(at) is int:
                     instants[at] = instant

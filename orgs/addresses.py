@@ -1,12 +1,14 @@
 """Client addresses and the networks a key may be used from. Pure."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+@lru_cache(maxsize=1024)
 def read(text: str) -> Address | None:
     """The address in ``text``; None if it is none. IPv4 mapped into IPv6 counts as IPv4."""
     try:

@@ -84,6 +84,9 @@ class _Epoch:
         """
         poll = settings.CACHE_POLL_MS / 1000
         began = monotonic()
+        if began - self._as_of < poll:
+            # Whoever changes both writes the value first, so it is at least as young as that.
+            return self._value
         with self._lock:
             age = began - self._as_of
             if age < poll or (age < 2 * poll and began - self._asking_since < poll):
@@ -144,9 +147,8 @@ class Cached(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value of one key, or None if there is none."""
         if not _reads_past():
-            epoch = _epoch.current()
             entry = self._present.get(key)
-            if entry is not None and entry.epoch == epoch and monotonic() < entry.until:
+            if entry is not None and entry.epoch == _epoch.current() and monotonic() < entry.until:
                 return entry.value
         return self.get_many((key,)).get(key)
 

@@ -71,12 +71,13 @@ class PlaneClient:
             "client": ("127.0.0.1", 50000),
             "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()],
         }
-        if not plane.takes(scope):
+        headed = plane.takes(scope)
+        if headed is None:
             return self._django.generic(
                 method, path, data, content_type, query_params=dict(query_params or {}), headers=dict(headers or {})
             )
         self.taken += 1
-        return asyncio.run_coroutine_threadsafe(_ask(plane, scope, body), _loop()).result(SECONDS)
+        return asyncio.run_coroutine_threadsafe(_ask(plane, scope, headed, body), _loop()).result(SECONDS)
 
     def post(self, path: str, data: str | bytes = "", content_type: str = "application/json", **options: Any) -> Any:
         """A POST."""
@@ -99,7 +100,7 @@ class Answer(httpx.Response):
         return super().json(**{"parse_float": Decimal, **options})
 
 
-async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response:
+async def _ask(plane: Any, scope: dict[str, Any], headed: dict[str, str], body: bytes) -> httpx.Response:
     # In parts, as they come from a socket.
     parts = [body[at : at + 65536] for at in range(0, len(body), 65536)] or [b""]
     sent: list[dict[str, Any]] = []
@@ -112,7 +113,7 @@ async def _ask(plane: Any, scope: dict[str, Any], body: bytes) -> httpx.Response
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await plane.application(scope, receive, send)
+    await plane.application(scope, headed, receive, send)
     start, *rest = sent
     content = b"".join(part.get("body", b"") for part in rest)
     return Answer(start["status"], headers=start["headers"], content=content)

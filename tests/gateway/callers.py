@@ -97,7 +97,8 @@ class Calling:
             "type": "http", "method": "POST", "scheme": "http", "path": self._path, "query_string": b"",
             "client": ("127.0.0.1", 50000), "headers": [(name.encode(), each.encode()) for name, each in told.items()],
         }  # fmt: skip
-        assert plane.takes(scope)
+        taken = plane.takes(scope)
+        assert taken is not None
         messages = [{"type": "http.request", "body": raw}]
 
         async def receive() -> dict[str, Any]:
@@ -106,7 +107,7 @@ class Calling:
             await self._gone.wait()
             return {"type": "http.disconnect"}
 
-        await plane.application(scope, receive, self._take)
+        await plane.application(scope, taken, receive, self._take)
 
     async def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -41,6 +41,11 @@ def scope(path: str = EVENTS, *, method: str = "POST", **headers: str) -> dict[s
     }
 
 
+def headed(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A request's scope and headers, as ``takes`` gives them."""
+    return asked, plane.headers_of(asked)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_hosts() -> Iterator[None]:
     """What a host is worth is remembered."""
@@ -135,7 +140,7 @@ def ask(asked: dict[str, Any], messages: list[Any]) -> list[dict[str, Any]]:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(plane.application(asked, receive, send))
+    asyncio.run(plane.application(*headed(asked), receive, send))
     return sent
 
 
@@ -172,7 +177,7 @@ def test_who_neither_sends_the_rest_nor_leaves_is_not_waited_for_forever(monkeyp
 
     # More often than so many at once are waited for.
     for _ in range(2 * plane._DROPPING_MAX):
-        asyncio.run(plane.application(scope(content_length=str(9 * MIB)), receive, send))
+        asyncio.run(plane.application(*headed(scope(content_length=str(9 * MIB))), receive, send))
     assert len(sent) == 4 * plane._DROPPING_MAX
     rest = [part(b"x", more=True), part(b"x")]
     assert code(ask(scope(content_length=str(9 * MIB)), rest)) == (413, "request_too_large")
@@ -215,7 +220,7 @@ def test_a_body_that_does_not_come_to_an_end_is_given_up(monkeypatch: pytest.Mon
         sent.append(message)
 
     monkeypatch.setattr(plane.Body, "drop", lambda self: asyncio.sleep(0))
-    asyncio.run(plane.application(scope(transfer_encoding="chunked"), receive, send))
+    asyncio.run(plane.application(*headed(scope(transfer_encoding="chunked")), receive, send))
     assert code(sent) == (400, "invalid_request")
     assert plane._events.bytes == 0
 
