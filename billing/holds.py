@@ -20,7 +20,7 @@ from billing.budgets import Counted, Freed
 from billing.ledger import Locked
 from billing.models import Hold, Wallet
 from core import errors, ids, money
-from core.bulk import array, quoted
+from core.bulk import Statement, array, at_once, quoted
 from core.transactions import retry
 from metering.usage import started_at
 from orgs import organizations
@@ -172,16 +172,15 @@ def _insert(made: Sequence[tuple[Hold, int]]) -> None:
         return
     columns = [[getattr(hold, name) for hold, _ in made] for name in _INSERTED]
     arrays = ", ".join(f"%s::{kind}[]" for kind in _INSERTED.values())
-    with connection.cursor() as cursor:
-        # The end is an interval on the database's clock, whatever the caller's clock says.
-        cursor.execute(
-            f"INSERT INTO hold ({', '.join(_INSERTED)}, budget_ids, state, created_at, expires_at)"
-            f" SELECT {', '.join(_INSERTED)}, '{{}}', 'open', at, at + make_interval(secs => seconds)"
-            f" FROM unnest({arrays}, %s::int[]) AS new ({', '.join(_INSERTED)}, seconds), clock_timestamp() AS at"
-            " RETURNING id, created_at, expires_at",
-            [*map(quoted, columns), array(seconds for _, seconds in made)],
-        )
-        times = {row[0]: row[1:] for row in cursor.fetchall()}
+    # The end is an interval on the database's clock, whatever the caller's clock says.
+    inserting = Statement(
+        f"INSERT INTO hold ({', '.join(_INSERTED)}, budget_ids, state, created_at, expires_at)"
+        f" SELECT {', '.join(_INSERTED)}, '{{}}', 'open', at, at + make_interval(secs => seconds)"
+        f" FROM unnest({arrays}, %s::int[]) AS new ({', '.join(_INSERTED)}, seconds), clock_timestamp() AS at"
+        " RETURNING id, created_at, expires_at",
+        [*map(quoted, columns), array(seconds for _, seconds in made)],
+    )
+    times = {row[0]: row[1:] for row in at_once([inserting])[0]}
     for hold, _ in made:
         hold.created_at, hold.expires_at = times[hold.id]
 
@@ -256,26 +255,26 @@ def settle(arrived: Iterable[Arrived]) -> dict[UUID, Settled]:
     ordered = [chosen[key] for key in sorted(chosen)]
     if not ordered:
         return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::bool[])"
-            " AS w (organization_id, id, record_id, is_usage)),"
-            " locked AS MATERIALIZED (SELECT h.organization_id, h.id, w.record_id, w.is_usage FROM hold h JOIN wanted w"
-            " USING (organization_id, id) WHERE h.state = 'open' ORDER BY h.organization_id, h.id"
-            " FOR NO KEY UPDATE OF h)"
-            " UPDATE hold SET state = CASE WHEN locked.is_usage THEN 'captured' ELSE 'released' END,"
-            " settled_at = clock_timestamp(), record_id = CASE WHEN locked.is_usage THEN locked.record_id END"
-            " FROM locked WHERE hold.organization_id = locked.organization_id AND hold.id = locked.id"
-            " RETURNING locked.record_id, hold.payer_id, hold.amount_usd, hold.organization_id, hold.budget_ids,"
-            " hold.tokens",
-            [
-                array(one.organization_id for one in ordered),
-                array(one.hold_id for one in ordered),
-                array(one.record_id for one in ordered),
-                array(one.is_usage for one in ordered),
-            ],
-        )
-        return {row[0]: Settled(row[1], row[2], Freed(row[3], row[4], row[2], row[5])) for row in cursor.fetchall()}
+    ending = Statement(
+        "WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::bool[])"
+        " AS w (organization_id, id, record_id, is_usage)),"
+        " locked AS MATERIALIZED (SELECT h.organization_id, h.id, w.record_id, w.is_usage FROM hold h JOIN wanted w"
+        " USING (organization_id, id) WHERE h.state = 'open' ORDER BY h.organization_id, h.id"
+        " FOR NO KEY UPDATE OF h)"
+        " UPDATE hold SET state = CASE WHEN locked.is_usage THEN 'captured' ELSE 'released' END,"
+        " settled_at = clock_timestamp(), record_id = CASE WHEN locked.is_usage THEN locked.record_id END"
+        " FROM locked WHERE hold.organization_id = locked.organization_id AND hold.id = locked.id"
+        " RETURNING locked.record_id, hold.payer_id, hold.amount_usd, hold.organization_id, hold.budget_ids,"
+        " hold.tokens",
+        [
+            array(one.organization_id for one in ordered),
+            array(one.hold_id for one in ordered),
+            array(one.record_id for one in ordered),
+            array(one.is_usage for one in ordered),
+        ],
+    )
+    (rows,) = at_once([ending])
+    return {row[0]: Settled(row[1], row[2], Freed(row[3], row[4], row[2], row[5])) for row in rows}
 
 
 @transaction.atomic(durable=True)

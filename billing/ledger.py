@@ -521,27 +521,26 @@ def reserve_at_once(wanted: Sequence[Reserving]) -> dict[UUID, Locked]:
     strict, frozen, grants of limited scope, or one that ends before then.
     """
     ordered = sorted(wanted, key=lambda one: one.organization_id.int)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::numeric[], %s::int[])"
-            " AS w (organization_id, amount, seconds)),"
-            " locked AS MATERIALIZED (SELECT wallet.organization_id, wanted.amount FROM wallet JOIN wanted"
-            " USING (organization_id)"
-            " WHERE enforcement = 'strict' AND frozen_at IS NULL AND overdraft_usd <= credit_limit_usd"
-            " AND posted_usd - overdraft_usd + credit_limit_usd - held_usd >= wanted.amount"
-            " AND NOT has_scoped"
-            " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => wanted.seconds))"
-            " ORDER BY wallet.organization_id FOR NO KEY UPDATE OF wallet)"
-            " UPDATE wallet SET held_usd = held_usd + locked.amount FROM locked"
-            " WHERE wallet.organization_id = locked.organization_id"
-            f" RETURNING {_STANDING.replace('organization_id', 'wallet.organization_id')}, clock_timestamp()",
-            [
-                array(one.organization_id for one in ordered),
-                array(one.amount_usd for one in ordered),
-                array(one.seconds for one in ordered),
-            ],
-        )
-        return {row[0]: _locked(row) for row in cursor.fetchall()}
+    asking = Statement(
+        "WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::numeric[], %s::int[])"
+        " AS w (organization_id, amount, seconds)),"
+        " locked AS MATERIALIZED (SELECT wallet.organization_id, wanted.amount FROM wallet JOIN wanted"
+        " USING (organization_id)"
+        " WHERE enforcement = 'strict' AND frozen_at IS NULL AND overdraft_usd <= credit_limit_usd"
+        " AND posted_usd - overdraft_usd + credit_limit_usd - held_usd >= wanted.amount"
+        " AND NOT has_scoped"
+        " AND (next_change IS NULL OR next_change > clock_timestamp() + make_interval(secs => wanted.seconds))"
+        " ORDER BY wallet.organization_id FOR NO KEY UPDATE OF wallet)"
+        " UPDATE wallet SET held_usd = held_usd + locked.amount FROM locked"
+        " WHERE wallet.organization_id = locked.organization_id"
+        f" RETURNING {_STANDING.replace('organization_id', 'wallet.organization_id')}, clock_timestamp()",
+        [
+            array(one.organization_id for one in ordered),
+            array(one.amount_usd for one in ordered),
+            array(one.seconds for one in ordered),
+        ],
+    )
+    return {row[0]: _locked(row) for row in at_once([asking])[0]}
 
 
 def reserve(changes: Mapping[UUID, Decimal]) -> None:
