@@ -66,9 +66,10 @@ def rate(amount: Decimal | None) -> str:
     """A price with every digit that it has, cents at least."""
     if amount is None:
         return "–"
-    sign, text = ("−" if amount < 0 else ""), money.plain(abs(amount))
+    sign, size = ("−" if amount < 0 else ""), abs(amount)
+    text = money.plain(size)
     decimals = len(text.partition(".")[2])
-    return f"{sign}${text}" if decimals >= 2 else f"{sign}${abs(amount):.2f}"
+    return f"{sign}${text}" if decimals >= 2 else f"{sign}${size:.2f}"
 
 
 @register.filter
