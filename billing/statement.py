@@ -55,6 +55,12 @@ def every(organization_id: UUID) -> Iterator[Transfer]:
         after = ids.show("tr", found.transfers[-1].pk)
 
 
+def cursor_before(organization_id: UUID, seq: int) -> str | None:
+    """The cursor after which the line of that ``seq``, or the next older one, comes first; none for the newest."""
+    newer = lines(organization_id).filter(seq__gt=seq).order_by("seq").values_list("id", flat=True).first()
+    return None if newer is None else ids.show("tr", newer)
+
+
 # A transfer's id carries the start of its transaction, and its ``seq`` is given once that has the wallet's lock. So
 # the last line before an instant is among the newest by id: more than so many transactions never wait for a wallet.
 _AT_ONCE_MAX = 200

@@ -13,7 +13,9 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from billing import explain as explanations
+from billing import statement
 from billing.explain import Explanation
+from billing.models import Transfer
 from core import clock, errors, ids, lists, money
 from metering import catalog, usage, usage_pages
 from metering.filters import NONE, Filters
@@ -279,10 +281,18 @@ def _explained(here: Desk, found: Explanation) -> dict[str, Any]:
         "conditions": found.terms and _conditions(found),
         "transfer": transfer,
         "transfer_id": transfer and ids.show("tr", transfer.pk),
+        "line": None if transfer is None else _line_of(here, transfer),
         "paid_elsewhere": record.payer_id != here.organization.pk,
         "corrections": [(here.place("requests-one", ids.show("usage", each.pk)), each) for each in found.corrections],
         "corrects": record.corrects_id and here.place("requests-one", ids.show("usage", record.corrects_id)),
     }
+
+
+def _line_of(here: Desk, transfer: Transfer) -> str:
+    """Where the statement begins with a transfer."""
+    assert transfer.seq is not None
+    after = statement.cursor_before(here.organization.pk, transfer.seq)
+    return here.place("credit-statement") + (f"?{urlencode({'after': after})}" if after else "")
 
 
 def decimals(amount: Decimal) -> int:
