@@ -22,8 +22,6 @@ from portal.desk import Desk
 
 # Choices of a kind in the form; for a key beyond them there is a link on its page.
 CHOICES_MAX: Final = 500
-# From this part of a ceiling on, its meter is no longer green.
-NEAR_PERCENT: Final = 80
 
 PREFIXES: Final[dict[Subject, str]] = {Subject.PROJECT: "proj", Subject.MEMBER: "mem", Subject.KEY: "key"}
 WINDOWS: Final[tuple[tuple[str, str], ...]] = (
@@ -71,7 +69,6 @@ class Row(NamedTuple):
     kind: str
     window: str
     percent: int
-    level: str
     is_usd: bool
 
 
@@ -93,7 +90,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 @desk.page(permissions.BILLING_MANAGE)
 def new(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/budgets/new``: set a ceiling; ``?for=`` names what it is on."""
-    form = NewCeiling(request.POST or None, initial={"subject_id": request.GET.get("for", "")})
+    form = NewCeiling(desk.told(request), initial={"subject_id": request.GET.get("for", "")})
     field = form.fields["subject_id"]
     assert isinstance(field, forms.ChoiceField)
     field.choices = _choices(here, wanted=request.GET.get("for", ""))
@@ -121,7 +118,7 @@ def new(request: HttpRequest, here: Desk) -> HttpResponse:
 def one(request: HttpRequest, here: Desk, budget_id: str) -> HttpResponse:
     """``…/budgets/{id}``: change how much it is, or end it."""
     found = budgets.find(organization_id=here.organization.pk, shown=budget_id)
-    form = Ceiling(request.POST or None, initial={"ceiling": money.plain(found.ceiling)})
+    form = Ceiling(desk.told(request), initial={"ceiling": money.plain(found.ceiling)})
     if request.method == "POST" and form.is_valid():
         try:
             budgets.set_ceiling(
@@ -151,7 +148,7 @@ def end(request: HttpRequest, here: Desk, budget_id: str) -> HttpResponse:
 def alerts(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/budgets/alerts``: below which balance people are told."""
     low = wallets.state(here.organization.pk).low_usd
-    form = LowMark(request.POST or None, initial={"low_usd": money.plain(low)})
+    form = LowMark(desk.told(request), initial={"low_usd": money.plain(low)})
     if request.method == "POST" and form.is_valid():
         try:
             wallets.change_terms(
@@ -179,13 +176,11 @@ def _rows(here: Desk, found: Collection[Standing]) -> list[Row]:
     names = _names(here, found)
     rows = []
     for each in found:
-        filled = percent(each)
-        level = "bad" if filled == 100 else "warn" if filled >= NEAR_PERCENT else "good"
         budget = each.budget
         on = names.get((budget.subject, budget.subject_id), "–")
         window = dict(WINDOWS)[budget.window]
         rows.append(
-            Row(each, ids.show("budget", budget.pk), on, budget.subject, window, filled, level, budget.unit == Unit.USD)
+            Row(each, ids.show("budget", budget.pk), on, budget.subject, window, percent(each), budget.unit == Unit.USD)
         )
     order = [Subject.ORGANIZATION, Subject.PROJECT, Subject.MEMBER, Subject.KEY]
     return sorted(rows, key=lambda row: (order.index(Subject(row.kind)), row.on.lower()))

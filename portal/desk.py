@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import render as render_template
 from django.urls import NoReverseMatch, reverse
 from django.utils.cache import patch_cache_control
@@ -175,6 +175,11 @@ def _is_made(place: Place) -> bool:
 def refuse(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
     """A page that says what was refused."""
     return render(request, "refused", {"said": str(error), "status": error.status}, status=error.status)
+
+
+def told(request: HttpRequest) -> QueryDict | None:
+    """What a form was sent with, were it nothing at all; None where none was sent."""
+    return request.POST if request.method == "POST" else None
 
 
 def say(request: HttpRequest, text: str) -> None:

@@ -6,7 +6,7 @@ organization too.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -47,7 +47,6 @@ class NewKey(forms.Form):
     """What a key is asked to be."""
 
     name = forms.CharField(max_length=keys.NAME_LENGTH_MAX, help_text="What it is for, such as “nightly reports”.")
-    project = forms.ChoiceField(required=False, help_text="Its usage is told apart by it. It stays as it is.")
     expires_at = forms.DateField(
         label="Last day", required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
         help_text="It stops at the end of that day. Empty: it works until somebody revokes it.",
@@ -69,6 +68,7 @@ class NewKey(forms.Form):
     requests = forms.IntegerField(label="Requests a minute", required=False)
     tokens = forms.IntegerField(label="Tokens a minute", required=False)
     concurrency = forms.IntegerField(label="Calls at once", required=False)
+    project = forms.ChoiceField(required=False, help_text="Its usage is told apart by it. It stays as it is.")
 
 
 class KeyLimits(forms.Form):
@@ -97,6 +97,7 @@ class Row(NamedTuple):
     state: str
     limits: Sequence[str]
     used: Used
+    last_day: date | None
 
 
 @require_safe
@@ -111,8 +112,8 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     used = _used(here, [key.pk for key in (*found, *own)])
     limits = ratelimits.stored([key.pk for key in (*found, *own)])
     context = {
-        "rows": [_row(key, used, limits) for key in found],
-        "own": [_row(key, used, limits) for key in own],
+        "rows": [_row(here, key, used, limits) for key in found],
+        "own": [_row(here, key, used, limits) for key in own],
         "own_place": _own_place(here),
         "after": ids.show("key", found[-1].pk) if has_more else None,
         "earlier": "after" in request.GET,
@@ -124,7 +125,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 @desk.page(permissions.KEYS_MANAGE)
 def new(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/keys/new``: a form, and after it the key with its secret, which no other page shows."""
-    form = NewKey(request.POST or None)
+    form = NewKey(desk.told(request))
     _offer_projects(form, here)
     if request.method == "POST" and form.is_valid():
         try:
@@ -141,7 +142,7 @@ def one(request: HttpRequest, here: Desk, key_id: str) -> HttpResponse:
     """``…/keys/{id}``: a key; a POST changes its limits."""
     key = keyring.find(principal=_person(here), key_id=key_id)
     limits = ratelimits.stored([key.pk])
-    form = KeyLimits(request.POST or None, initial=limits.get(key.pk, Limits())._asdict())
+    form = KeyLimits(desk.told(request), initial=limits.get(key.pk, Limits())._asdict())
     if request.method == "POST" and form.is_valid():
         try:
             ratelimits.put(subject=key, limits=Limits(**form.cleaned_data), by=here.actor)
@@ -152,7 +153,7 @@ def one(request: HttpRequest, here: Desk, key_id: str) -> HttpResponse:
             return HttpResponseRedirect(here.place("keys-one", key_id))
     project = None if key.project_id is None else Project.objects.get(pk=key.project_id)
     context = {
-        "form": form, "row": _row(key, _used(here, [key.pk]), limits), "project": project,
+        "form": form, "row": _row(here, key, _used(here, [key.pk]), limits), "project": project,
         "may_set_budget": here.may(permissions.BILLING_MANAGE),
     }  # fmt: skip
     return desk.render(request, "keys_one", context, status=422 if form.errors else 200)
@@ -266,10 +267,18 @@ def _used(here: Desk, key_ids: Sequence[UUID]) -> dict[UUID, Used]:
     return found
 
 
-def _row(key: ApiKey, used: Mapping[UUID, Used], limits: Mapping[UUID, Limits]) -> Row:
+def _row(here: Desk, key: ApiKey, used: Mapping[UUID, Used], limits: Mapping[UUID, Limits]) -> Row:
     return Row(
-        key, ids.show("key", key.pk), state(key, at=clock.now()), _words(limits.get(key.pk)), used.get(key.pk, UNUSED)
-    )
+        key, ids.show("key", key.pk), state(key, at=clock.now()), words(limits.get(key.pk, Limits())),
+        used.get(key.pk, UNUSED), _last_day(key, here),
+    )  # fmt: skip
+
+
+def _last_day(key: ApiKey, here: Desk) -> date | None:
+    """The last day on which a key works; one that stops at midnight does not work on the day that begins then."""
+    if key.expires_at is None:
+        return None
+    return (key.expires_at - timedelta(microseconds=1)).astimezone(here.zone).date()
 
 
 def state(key: ApiKey, *, at: datetime) -> str:
@@ -279,9 +288,8 @@ def state(key: ApiKey, *, at: datetime) -> str:
     return "expired" if key.expires_at is not None and key.expires_at <= at else "active"
 
 
-def _words(limits: Limits | None) -> list[str]:
-    if limits is None:
-        return []
+def words(limits: Limits) -> list[str]:
+    """Limits as pages tell them."""
     told = ((limits.requests, "requests/min"), (limits.tokens, "tokens/min"), (limits.concurrency, "at once"))
     return [f"{number:,} {unit}" for number, unit in told if number is not None]
 

@@ -5,14 +5,17 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django import forms
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from core import errors, ids
+from ops.models import WebhookEndpoint
 from orgs import audit, members, permissions, projects
-from orgs.models import AuditEntry, Member, Project, Role
-from portal import desk, invitations
+from orgs.models import ApiKey, AuditEntry, Member, Project, Role
+from orgs.ratelimits import Limits
+from portal import budgets, desk, invitations, keys
 from portal.accounts import fault
 from portal.desk import Desk
 
@@ -64,6 +67,8 @@ VERBS: Final = {
     "webhook_endpoint.tested": "tested a webhook endpoint",
 }
 STAFF: Final = "who runs this installation"
+# Ids of what another column names.
+_UNTOLD: Final = frozenset({"user", "url", "name", "kind", "project"})
 
 
 class Invitation(forms.Form):
@@ -89,12 +94,12 @@ class Row(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line of the trail: who, what, to what, and details where a member or a key did it."""
+    """A line of the trail: who, what, on what, and details where a member or a key did it."""
 
     entry: AuditEntry
     who: str
     what: str
-    subject: str
+    on: str
     details: Sequence[tuple[str, str]]
 
 
@@ -120,7 +125,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 @desk.page(permissions.MEMBERS_MANAGE)
 def new(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/members/new``: bring somebody in by their address."""
-    form = Invitation(request.POST or None, initial={"role": "member"})
+    form = Invitation(desk.told(request), initial={"role": "member"})
     field = form.fields["role"]
     assert isinstance(field, forms.ChoiceField)
     field.choices = [(role.name, f"{role.name} – {_meanings(role)}") for role in _givable(here, Role.objects.all())]
@@ -184,7 +189,7 @@ def _end(request: HttpRequest, here: Desk, member: Member, *, said: str) -> Http
 @desk.page(writes=permissions.KEYS_MANAGE)
 def projects_page(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/members/projects``: the projects, and a new one for who manages keys."""
-    form = ProjectName(request.POST or None)
+    form = ProjectName(desk.told(request))
     if request.method == "POST" and form.is_valid():
         try:
             made = projects.create(organization=here.organization, name=form.cleaned_data["name"], by=here.actor)
@@ -217,7 +222,7 @@ def project(request: HttpRequest, here: Desk, project_id: str) -> HttpResponse:
         projects.archive(organization=here.organization, project_id=found.pk, by=here.actor)
         desk.say(request, f"The project {found.name} is archived.")
         return HttpResponseRedirect(here.place("members-projects"))
-    form = ProjectName(request.POST or None, initial={"name": found.name})
+    form = ProjectName(desk.told(request), initial={"name": found.name})
     if request.method == "POST" and form.is_valid():
         name = form.cleaned_data["name"]
         try:
@@ -248,20 +253,59 @@ def history(request: HttpRequest, here: Desk) -> HttpResponse:
 
 def _entries(here: Desk, found: Sequence[AuditEntry]) -> list[Entry]:
     """Lines of the trail. What staff wrote down for themselves stays with them: no names, no reasons."""
-    acted = {_read("user", entry.actor_id) for entry in found if entry.actor_kind == "user"}
-    belonged = Member.objects.for_org(here.organization.pk).filter(user__in=acted - {None})
-    people = {ids.show("user", key) for key in belonged.values_list("user_id", flat=True)}
-    entries = []
+    names = _names(here, found)
+    lines = []
     for entry in found:
-        ours = entry.actor_id in people if entry.actor_kind == "user" else entry.actor_kind == "key"
+        ours = entry.actor_kind == "key" or entry.actor_id in names
         who = entry.actor_label if ours else STAFF
-        if entry.actor_kind == "key":
-            who = f"key {entry.actor_label}"
-        elif entry.actor_kind == "system":
-            who = "Tollbook"
-        details = tuple((name, _told(value)) for name, value in entry.details.items() if _told(value)) if ours else ()
-        entries.append(Entry(entry, who, VERBS.get(entry.verb, entry.verb), entry.subject_id, details))
-    return entries
+        if entry.actor_kind != "user":
+            who = f"key {entry.actor_label}" if ours else "Tollbook"
+        on = names.get(_subject(entry), "")
+        details = _details(entry) if ours else []
+        lines.append(Entry(entry, who, VERBS.get(entry.verb, entry.verb), on, details))
+    return lines
+
+
+def _subject(entry: AuditEntry) -> str:
+    """The id of what an entry is about; a budget's is that of what it is on."""
+    if entry.verb != "budget.set" or entry.details["subject"] == "organization":
+        return entry.subject_id
+    prefix = {"project": "proj", "member": "mem", "key": "key"}[entry.details["subject"]]
+    return ids.show(prefix, UUID(entry.details["subject_id"]))
+
+
+def _names(here: Desk, found: Sequence[AuditEntry]) -> dict[str, str]:
+    """What the people, keys, projects and endpoints in entries are called, by id as shown; four queries."""
+    wanted: dict[str, set[UUID]] = {}
+    for shown in {each for entry in found for each in (entry.actor_id, _subject(entry))}:
+        prefix = shown.partition("_")[0]
+        if (key := _read(prefix, shown)) is not None:
+            wanted.setdefault(prefix, set()).add(key)
+    names: dict[str, str] = {}
+    people = Member.objects.for_org(here.organization.pk).filter(
+        Q(pk__in=wanted.get("mem", ())) | Q(user__in=wanted.get("user", ()))
+    )
+    for key, user_id, email in people.values_list("pk", "user_id", "user__email"):
+        names |= {ids.show("mem", key): email, ids.show("user", user_id): email}
+    sources = (("key", ApiKey, "name"), ("proj", Project, "name"), ("we", WebhookEndpoint, "url"))
+    for prefix, table, column in sources:
+        rows = table._default_manager.filter(organization=here.organization, pk__in=wanted.get(prefix, ()))
+        names |= {ids.show(prefix, key): name for key, name in rows.values_list("pk", column)}
+    return names
+
+
+def _details(entry: AuditEntry) -> list[tuple[str, str]]:
+    """Details of an entry in words, without what its other columns say."""
+    told = entry.details
+    if entry.verb == "rate_limit.changed":
+        spelled = ((name, keys.words(Limits(*told[name]))) for name in ("before", "after") if told[name])
+        return [(name, ", ".join(limits) or "none") for name, limits in spelled]
+    if entry.verb == "budget.set":
+        unit = {"usd": "USD", "tokens": "tokens"}[told["unit"]]
+        before = [("before", f"{told['before']} {unit}")] if told["before"] else []
+        return [("", f"{told['ceiling']} {unit} in {dict(budgets.WINDOWS)[told['window']]}"), *before]
+    shown = ((name, _told(value)) for name, value in told.items() if name not in _UNTOLD)
+    return [(name, text) for name, text in shown if text]
 
 
 def _told(value: Any) -> str:
@@ -291,7 +335,10 @@ def _within(here: Desk, role: Role) -> bool:
 
 
 def _meanings(role: Role) -> str:
-    return ", ".join(MEANINGS[each] for each in MEANINGS if each in role.permissions)
+    told = set(role.permissions)
+    if permissions.USAGE_READ_ALL in told:
+        told.discard(permissions.USAGE_READ_OWN)
+    return ", ".join(MEANINGS[each] for each in MEANINGS if each in told)
 
 
 def _member(here: Desk, shown: str) -> Member:

@@ -28,7 +28,7 @@ class Endpoint(forms.Form):
     )  # fmt: skip
     events = forms.MultipleChoiceField(
         label="Only these events", required=False, widget=forms.CheckboxSelectMultiple,
-        choices=[(kind, f"{kind} – {means}") for kind, means in happenings.KINDS.items()],
+        choices=[(kind, f"{kind} – {means.replace('`', '')}") for kind, means in happenings.KINDS.items()],
         help_text="None chosen: every event, those of later versions too.",
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 @desk.page(permissions.WEBHOOKS_MANAGE)
 def new(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/webhooks/new``: a form, and after it the endpoint with its secret, which no other page shows."""
-    form = Endpoint(request.POST or None)
+    form = Endpoint(desk.told(request))
     if request.method == "POST" and form.is_valid():
         told = form.cleaned_data
         try:
@@ -79,7 +79,7 @@ def one(request: HttpRequest, here: Desk, endpoint_id: str) -> HttpResponse:
 def change(request: HttpRequest, here: Desk, endpoint_id: str) -> HttpResponse:
     """``…/webhooks/{id}/change``: another URL or other events."""
     endpoint = _find(here, endpoint_id)
-    form = Endpoint(request.POST or None, initial={"url": endpoint.url, "events": endpoint.kinds})
+    form = Endpoint(desk.told(request), initial={"url": endpoint.url, "events": endpoint.kinds})
     if request.method == "POST" and form.is_valid():
         told = form.cleaned_data
         try:

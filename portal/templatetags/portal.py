@@ -44,6 +44,12 @@ def whole(number: int | None) -> str:
 
 
 @register.filter
+def tokens(number: Decimal) -> str:
+    """Tokens that are kept like money; parts of one only where there are any."""
+    return f"{Decimal(money.plain(number)):,f}"
+
+
+@register.filter
 def moment(at: datetime | None, zone: ZoneInfo) -> str:
     """An instant to the second in a zone, which it names."""
     return "–" if at is None else f"{at.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
-from orgs.models import Member, Organization, User
+from orgs.models import AuditEntry, Member, Organization, User
 from tests.orgs import world
 
 PASSWORD = "correct horse battery staple"
@@ -36,3 +38,17 @@ def seen(of: Organization, email: str) -> Client:
 def text(answer: Any) -> str:
     """What a page or a file says."""
     return b"".join(answer).decode() if answer.streaming else str(answer.content.decode())
+def assert_refused(client: Client, place: str, **told: Any) -> None:
+    """A role may not do this: a page that says so, and nothing that the trail would know of."""
+    before = AuditEntry.objects.count()
+    answer = client.post(place, told)
+    assert answer.status_code == 403
+    assert "Your role does not allow this" in answer.content.decode()
+    assert AuditEntry.objects.count() == before
+
+
+def count_queries(client: Client, place: str) -> int:
+    """How many queries a page takes."""
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get(place).status_code == 200
+    return len(asked)
