@@ -3,6 +3,9 @@
 Everything that counts runs under the lock of the organization's wallet, so a ceiling is never
 passed by two at once. A rolling window is made of five-minute buckets by ``recorded_at`` and
 rounded outwards (decisions 7); a calendar month has one bucket and begins in the organization's zone.
+
+People are told when ``warn_percent`` of a ceiling is used, and when all of it is; again only after the use had
+fallen by a tenth below that line, so that a rolling window that stays close to it does not tell every few minutes.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,6 +23,7 @@ from billing.models import Budget, BudgetSpend
 from core import clock, errors, ids, money
 from core.bulk import array
 from metering import usage
+from ops import outbox
 from orgs import audit, organizations
 from orgs.audit import Actor
 from orgs.models import ApiKey, Member, Project
@@ -31,8 +35,12 @@ LENGTHS = {
     Budget.Window.WEEK: timedelta(days=7),
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WARN_PERCENT = 80
+# What was told is told again once the use has been below this part of its line.
+QUIET_PERCENT = 90
 Subject = Budget.Subject
 Unit = Budget.Unit
+Level = Budget.Level
 
 
 class Counted(NamedTuple):
@@ -78,6 +86,8 @@ class Live(NamedTuple):
     spent: Decimal
     held: Decimal
     counted_from: datetime
+    warn_percent: int
+    level: int
 
     def amount(self, usd: Decimal, tokens: int) -> Decimal:
         """An amount in the ceiling's unit."""
@@ -194,14 +204,63 @@ def _add(added: Mapping[Live, Decimal], *, at: datetime) -> None:
             " WHERE budget.id = new.id",
             [array(one.id for one, _ in inside), array(amount for _, amount in inside)],
         )
+    _tell([one._replace(spent=one.spent + amount) for one, amount in inside], at=at)
+
+
+def _tell(live: Iterable[Live], *, at: datetime) -> None:
+    """Keep how close each ceiling is, and leave a message for each that has come closer."""
+    crossed = [(one, now) for one in live if (now := _level(one)) != one.level]
+    if not crossed:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE budget SET level = new.level FROM unnest(%s::uuid[], %s::int[]) AS new (id, level)"
+            " WHERE budget.id = new.id",
+            [array(one.id for one, _ in crossed), [int(now) for _, now in crossed]],
+        )
+    outbox.post_many(
+        [
+            outbox.Message(
+                "budget.full" if now == Level.FULL else "budget.near",
+                one.organization_id, f"{one.id}:{floor(at).isoformat()}", _told(one),
+            )
+            for one, now in crossed
+            if now > one.level
+        ]
+    )  # fmt: skip
+
+
+def _level(one: Live) -> Level:
+    """How close a ceiling is: further at once, and back only once it is well below the line."""
+    reached = _reached(one.spent, one.ceiling, one.warn_percent)
+    kept = _reached(one.spent * 100, one.ceiling * QUIET_PERCENT, one.warn_percent)
+    return max(reached, min(Level(one.level), kept))
+
+
+def _reached(spent: Decimal, ceiling: Decimal, warn_percent: int) -> Level:
+    if spent >= ceiling:
+        return Level.FULL
+    return Level.NEAR if spent * 100 >= ceiling * warn_percent else Level.QUIET
+
+
+def _told(one: Live) -> dict[str, str]:
+    """What a message says of a ceiling."""
+    table = _TABLES.get(Subject(one.subject))
+    column = "user__email" if one.subject == Subject.MEMBER else "name"
+    name = "" if table is None else table._default_manager.values_list(column, flat=True).get(pk=one.subject_id)
+    return {
+        "budget": ids.show("budget", one.id), "on": one.subject, "name": name, "window": one.window, "unit": one.unit,
+        "ceiling": money.plain(one.ceiling), "used": money.plain(one.spent),
+    }  # fmt: skip
 
 
 def _live(organization_ids: Collection[UUID], *, at: datetime) -> list[Live]:
     """The ceilings of these organizations, after taking out what has left their windows."""
     with connection.cursor() as cursor:
         cursor.execute(
-            'SELECT id, organization_id, subject, subject_id, "window", unit, ceiling, spent, held, counted_from'
-            " FROM budget WHERE organization_id = ANY(%s::uuid[]) AND removed_at IS NULL ORDER BY id",
+            'SELECT id, organization_id, subject, subject_id, "window", unit, ceiling, spent, held, counted_from,'
+            " warn_percent, level FROM budget"
+            " WHERE organization_id = ANY(%s::uuid[]) AND removed_at IS NULL ORDER BY id",
             [array(organization_ids)],
         )
         live = [Live(*row) for row in cursor.fetchall()]
@@ -271,14 +330,25 @@ def _fits_at(one: Live, amount: Decimal) -> datetime | None:
 
 @transaction.atomic
 def set_ceiling(
-    *, organization_id: UUID, subject: str, subject_id: UUID, window: str, unit: str, ceiling: Decimal, by: Actor
+    *,
+    organization_id: UUID,
+    subject: str,
+    subject_id: UUID,
+    window: str,
+    unit: str,
+    ceiling: Decimal,
+    warn_percent: int | None = None,
+    by: Actor,
 ) -> Budget:
     """Set a ceiling, or change the one that stands. What was used in its window so far counts; open holds do not.
 
-    Raises ``OutOfRange`` for a ceiling below zero and for a subject that is none of the organization's.
+    ``warn_percent`` (1 to 100) is where people are told, None leaves it; whoever sets a ceiling that is close already
+    is not told. Raises ``OutOfRange`` for a ceiling below zero and for a subject that is none of the organization's.
     """
     if not money.holds(ceiling):
         raise errors.OutOfRange("ceiling is zero or more, with at most 12 decimals.", param="ceiling")
+    if warn_percent is not None and not 1 <= warn_percent <= 100:
+        raise errors.OutOfRange("warn_percent is a whole number from 1 to 100.", param="warn_percent")
     if not _owns(organization_id, subject, subject_id):
         raise errors.OutOfRange(f"The organization has no such {subject}.", param="subject_id")
     at = usage.started_at()
@@ -289,16 +359,19 @@ def set_ceiling(
     if found is None:
         zone = organizations.find_ids([organization_id])[organization_id].time_zone
         found = Budget.objects.create(
-            **same, window=window, unit=unit, ceiling=ceiling, counted_from=starts(window, at, time_zone=zone)
-        )
+            **same, window=window, unit=unit, ceiling=ceiling, counted_from=starts(window, at, time_zone=zone),
+            warn_percent=warn_percent or WARN_PERCENT,
+        )  # fmt: skip
         _backfill(found)
-    else:
-        Budget.objects.filter(pk=found.pk).update(ceiling=ceiling)
+        found.refresh_from_db()
+    warn = warn_percent or found.warn_percent
+    level = _reached(found.spent, ceiling, warn)
+    Budget.objects.filter(pk=found.pk).update(ceiling=ceiling, warn_percent=warn, level=level)
     audit.note(
         actor=by, verb="budget.set", subject=found, organization=found.organization,
         details={
             "subject": subject, "subject_id": str(subject_id), "window": window, "unit": unit, "before": before,
-            "ceiling": money.plain(ceiling),
+            "ceiling": money.plain(ceiling), "warn_percent": warn,
         },
     )  # fmt: skip
     return Budget.objects.get(pk=found.pk)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
@@ -21,7 +22,7 @@ from django.urls import resolve
 from billing import issued, profiles
 from billing.documents import document
 from billing.documents.document import TITLES, Document, dollars
-from billing.models import BillingProfile, Invoice
+from billing.models import BillingProfile, Budget, Invoice
 from core import ids, money
 from ops import mails
 from ops.mails import Attachment
@@ -124,11 +125,15 @@ def attachment(key: str) -> Attachment:
     return Attachment(f"{issued.file_name(invoice)}.pdf", issued.printed(invoice), "application/pdf")
 
 
+def payers(organization_id: UUID) -> Collection[str]:
+    """Who is told of an organization's money: the address of its billing profile, else who manages billing."""
+    email = BillingProfile.objects.filter(pk=organization_id).values_list("email", flat=True).first()
+    return [email] if email else members.addresses(organization_id=organization_id, having=permissions.BILLING_MANAGE)
+
+
 def _billing(news: News) -> Collection[str]:
     """Who pays."""
-    if news.profile.email:
-        return [news.profile.email]
-    return members.addresses(organization_id=news.organization.pk, having=permissions.BILLING_MANAGE)
+    return payers(news.organization.pk)
 
 
 def _finance(news: News) -> Collection[str]:
@@ -169,6 +174,31 @@ def _wallet_empty(news: News) -> Letter:
         "Add credit",
         "/billing",
     )
+
+
+def _budget(news: News) -> Letter:
+    """A ceiling that is nearly used, or used up."""
+    full = news.message.kind == "budget.full"
+    unit = news.text("unit")
+    name = news.text("name") or news.organization.name
+    amounts = {
+        each: shown(news.usd(each)) if unit == Budget.Unit.USD else f"{news.usd(each):,.0f} tokens"
+        for each in ("used", "ceiling")
+    }
+    said = "is used up" if full else "is nearly used"
+    return Letter(
+        _billing(news),
+        f"{news.organization.name}: the budget of {name} {said}",
+        f"The budget of the {news.text('on')} {name} {said}.",
+        ("Calls that it counts are refused until there is room again." if full else
+         "Once it is used up, calls that it counts are refused until there is room again.",),
+        (
+            ("Used", amounts["used"]), ("At most", amounts["ceiling"]),
+            ("In a", Budget.Window(news.text("window")).label), ("As of", news.when),
+        ),
+        "See the budget",
+        f"/portal/{news.organization.slug}/budgets",
+    )  # fmt: skip
 
 
 def _recharge_stopped(news: News) -> Letter:
@@ -433,6 +463,8 @@ def _endpoint_disabled(news: News) -> Letter:
 NOTICES: Final[Mapping[str, Callable[[News], Letter | None]]] = {
     "wallet.low": _wallet_low,
     "wallet.empty": _wallet_empty,
+    "budget.near": _budget,
+    "budget.full": _budget,
     "recharge.stopped": _recharge_stopped,
     "topup.failed": _topup_failed,
     "invoice.finalized": _finalized,

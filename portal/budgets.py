@@ -9,12 +9,12 @@ from django import forms
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import budgets, wallets
+from billing import budgets, notices, wallets
 from billing.budgets import Standing, Subject, Unit
 from billing.ledger import Terms
 from billing.models import Budget
 from core import clock, errors, ids, money
-from orgs import members, permissions
+from orgs import permissions
 from orgs.models import ApiKey, Member, Project
 from portal import desk
 from portal.accounts import fault
@@ -30,6 +30,7 @@ WINDOWS: Final[tuple[tuple[str, str], ...]] = (
     (Budget.Window.DAY, "any 24 hours"),
     (Budget.Window.FIVE_HOURS, "any 5 hours"),
 )
+_WARN_HELP: Final = "A mail goes out when so much of it is used, and another one when all of it is."
 UNITS: Final[tuple[tuple[str, str], ...]] = ((Unit.USD, "US dollars"), (Unit.TOKENS, "tokens"))
 
 
@@ -43,12 +44,14 @@ class NewCeiling(forms.Form):
         label="At most", widget=forms.TextInput(attrs={"inputmode": "decimal"}),
         help_text="What was used in this time so far counts. Calls beyond it are refused until there is room again.",
     )  # fmt: skip
+    warn_percent = forms.IntegerField(label="Mail us at (%)", initial=budgets.WARN_PERCENT, help_text=_WARN_HELP)
 
 
 class Ceiling(forms.Form):
-    """How much a ceiling is."""
+    """How much a ceiling is, and when people are told."""
 
     ceiling = forms.DecimalField(label="At most", widget=forms.TextInput(attrs={"inputmode": "decimal"}))
+    warn_percent = forms.IntegerField(label="Mail us at (%)", help_text=_WARN_HELP)
 
 
 class LowMark(forms.Form):
@@ -81,7 +84,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
         "rows": _rows(here, found),
         "now": clock.now(),
         "low_usd": wallets.state(here.organization.pk).low_usd,
-        "told": members.addresses(organization_id=here.organization.pk, having=permissions.BILLING_MANAGE),
+        "told": notices.payers(here.organization.pk),
         "manages": here.may(permissions.BILLING_MANAGE),
     }
     return desk.render(request, "budgets", context)
@@ -104,7 +107,8 @@ def new(request: HttpRequest, here: Desk) -> HttpResponse:
         try:
             budgets.set_ceiling(
                 organization_id=here.organization.pk, subject=subject, subject_id=subject_id, window=told["window"],
-                unit=told["unit"], ceiling=told["ceiling"], by=here.actor,
+                unit=told["unit"], ceiling=told["ceiling"],
+                warn_percent=told["warn_percent"], by=here.actor,
             )  # fmt: skip
         except errors.ApiError as error:
             fault(form, error)
@@ -118,12 +122,14 @@ def new(request: HttpRequest, here: Desk) -> HttpResponse:
 def one(request: HttpRequest, here: Desk, budget_id: str) -> HttpResponse:
     """``…/budgets/{id}``: change how much it is, or end it."""
     found = budgets.find(organization_id=here.organization.pk, shown=budget_id)
-    form = Ceiling(desk.told(request), initial={"ceiling": money.plain(found.ceiling)})
+    form = Ceiling(
+        desk.told(request), initial={"ceiling": money.plain(found.ceiling), "warn_percent": found.warn_percent}
+    )
     if request.method == "POST" and form.is_valid():
         try:
             budgets.set_ceiling(
                 organization_id=here.organization.pk, subject=found.subject, subject_id=found.subject_id,
-                window=found.window, unit=found.unit, ceiling=form.cleaned_data["ceiling"], by=here.actor,
+                window=found.window, unit=found.unit, by=here.actor, **form.cleaned_data,
             )  # fmt: skip
         except errors.ApiError as error:
             fault(form, error)
@@ -160,7 +166,7 @@ def alerts(request: HttpRequest, here: Desk) -> HttpResponse:
         else:
             desk.say(request, "The warning line is set.")
             return HttpResponseRedirect(here.place("budgets"))
-    told = members.addresses(organization_id=here.organization.pk, having=permissions.BILLING_MANAGE)
+    told = notices.payers(here.organization.pk)
     return desk.render(request, "budgets_alerts", {"form": form, "told": told}, status=422 if form.errors else 200)
 
 

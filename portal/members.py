@@ -75,7 +75,7 @@ class Invitation(forms.Form):
     """Whom to bring in, and as what."""
 
     email = forms.EmailField(label="E-mail address")
-    role = forms.ChoiceField()
+    role = forms.ChoiceField(widget=forms.RadioSelect)
 
 
 class ProjectName(forms.Form):
@@ -303,7 +303,7 @@ def _details(entry: AuditEntry) -> list[tuple[str, str]]:
     if entry.verb == "budget.set":
         unit = {"usd": "USD", "tokens": "tokens"}[told["unit"]]
         before = [("before", f"{told['before']} {unit}")] if told["before"] else []
-        return [("", f"{told['ceiling']} {unit} in {dict(budgets.WINDOWS)[told['window']]}"), *before]
+        return [("", f"at most {told['ceiling']} {unit} in {dict(budgets.WINDOWS)[told['window']]}"), *before]
     shown = ((name, _told(value)) for name, value in told.items() if name not in _UNTOLD)
     return [(name, text) for name, text in shown if text]
 

@@ -15,8 +15,13 @@ class Budget(models.Model):
 
     Written by ``billing.budgets``. ``spent`` and ``held`` are in its unit: dollars or tokens.
     ``spent`` sums the buckets from ``counted_from`` on; what lies before has fallen out of the
-    window. Rows change under the lock of the organization's wallet.
+    window. ``level`` is what people were told last. Rows change under the lock of the organization's wallet.
     """
+
+    class Level(models.IntegerChoices):
+        QUIET = 0
+        NEAR = 1
+        FULL = 2
 
     class Subject(models.TextChoices):
         ORGANIZATION = "organization"
@@ -44,6 +49,8 @@ class Budget(models.Model):
     spent = UsdField(default=0)
     held = UsdField(default=0)
     counted_from = models.DateTimeField()
+    warn_percent = models.SmallIntegerField(default=80, help_text="People are told when so much of it is used")
+    level = models.SmallIntegerField(choices=Level.choices, default=Level.QUIET)
     created_at = models.DateTimeField(default=timezone.now)
     removed_at = models.DateTimeField(null=True, blank=True)
 
@@ -57,6 +64,8 @@ class Budget(models.Model):
                 name="budget_once",
             ),
             models.CheckConstraint(name="budget_ceiling_in_range", condition=within("ceiling")),
+            models.CheckConstraint(name="budget_warn_percent", condition=Q(warn_percent__gte=1, warn_percent__lte=100)),
+            models.CheckConstraint(name="budget_level", condition=Q(level__in=(0, 1, 2))),
             models.CheckConstraint(name="budget_held_in_range", condition=within("held")),
             models.CheckConstraint(name="budget_spent_in_range", condition=Q(spent__gt=-USD_MAX, spent__lt=USD_MAX)),
         )

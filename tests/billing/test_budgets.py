@@ -10,12 +10,14 @@ from django.db import transaction
 
 from billing import budgets, corrections, holds, ledger
 from billing.budgets import Counted
-from billing.models import Budget, Hold, Wallet
+from billing.models import Budget, BudgetSpend, Hold, Wallet
 from core import errors, ids
+from metering import usage
 from metering.attribution import Attributed
 from metering.verdicts import Status
+from ops.models import OutboxMessage
 from orgs.audit import system
-from orgs.models import AuditEntry, Organization
+from orgs.models import ApiKey, AuditEntry, Organization
 from tests.billing.world import assert_all, assert_sound, charge, organization, part_of, record, rows
 from tests.books import Books
 from tests.metering.world import COST, attributed, event
@@ -350,3 +352,67 @@ def test_buckets_that_no_window_reaches_are_trimmed(books: Books) -> None:
     charge(acme, event())
     assert (spent(made), budgets.trim()) == (USD, 1)
     assert spent(made) == USD
+
+
+def messages() -> list[tuple[str, str]]:
+    """Kinds of messages about ceilings, with what they say was used."""
+    found = OutboxMessage.objects.filter(kind__startswith="budget.").order_by("id")
+    return [(each.kind, each.data["used"]) for each in found]
+
+
+def use(owner: Organization, *amounts: str) -> None:
+    """Count amounts, each in five minutes of its own."""
+    for usd in amounts:
+        at = datetime.now(UTC) + budgets.BUCKET * BudgetSpend.objects.count()
+        with transaction.atomic():
+            ledger.lock([owner.pk])
+            budgets.count([whose(owner, Decimal(usd), 0)], at=at)
+
+
+def test_people_are_told_when_a_part_of_a_ceiling_is_used_and_when_all_is(books: Books) -> None:
+    acme = organization("acme")
+    week = ceiling(acme, 10, window="7d")
+    use(acme, "7.9")
+    assert messages() == []
+    use(acme, "0.1", "1.9")
+    assert messages() == [("budget.near", "8")]
+    use(acme, "0.1", "5")
+    assert messages() == [("budget.near", "8"), ("budget.full", "10")]
+    (_, full) = OutboxMessage.objects.filter(kind__startswith="budget.").order_by("id")
+    assert full.data == {
+        "budget": ids.show("budget", week.pk), "on": "organization", "name": "", "window": "7d", "unit": "usd",
+        "ceiling": "10", "used": "10",
+    }  # fmt: skip
+
+
+def test_a_ceiling_that_stays_close_to_its_line_tells_once(books: Books) -> None:
+    acme = organization("acme")
+    ceiling(acme, 10, window="7d")
+    # Up to 8, down to 7.3 and up again: never below 7.2, nine tenths of the line.
+    use(acme, "8", "-0.7", "0.7", "-0.5")
+    assert messages() == [("budget.near", "8")]
+    use(acme, "-0.31", "1")
+    assert messages() == [("budget.near", "8"), ("budget.near", "8.19")]
+
+
+def test_whoever_sets_a_ceiling_chooses_when_to_be_told_and_is_not_told_by_setting_it(books: Books) -> None:
+    acme = organization("acme")
+    key = part_of(acme)
+    made = ceiling(acme, 10, subject="key", of=key)
+    with transaction.atomic():
+        ledger.lock([acme.pk])
+        budgets.count([whose(acme, Decimal(3), 0, key=key)], at=usage.started_at())
+    chosen = {"organization_id": acme.pk, "subject": "key", "subject_id": key, "window": "1d", "unit": "usd", "by": BY}
+    assert budgets.set_ceiling(**chosen, ceiling=Decimal(4), warn_percent=50).level == Budget.Level.NEAR
+    assert budgets.set_ceiling(**chosen, ceiling=Decimal(10)).warn_percent == 50
+    assert messages() == []
+    with transaction.atomic():
+        ledger.lock([acme.pk])
+        budgets.count([whose(acme, Decimal(2), 0, key=key)], at=usage.started_at())
+    (told,) = OutboxMessage.objects.filter(kind="budget.near")
+    assert (told.data["on"], told.data["name"]) == ("key", ApiKey.objects.get(pk=key).name)
+    for wrong in (0, 101):
+        with pytest.raises(errors.OutOfRange) as refusal:
+            budgets.set_ceiling(**chosen, ceiling=Decimal(1), warn_percent=wrong)
+        assert refusal.value.param == "warn_percent"
+    assert Budget.objects.get(pk=made.pk).ceiling == 10

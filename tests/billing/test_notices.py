@@ -85,6 +85,28 @@ def read(html: str) -> str:
     return " ".join(" ".join(words).split())
 
 
+@pytest.mark.parametrize(
+    ("kind", "unit", "figures", "said"),
+    [
+        ("budget.near", "usd", ("$8.19", "$10.00"), "is nearly used"),
+        ("budget.full", "tokens", ("8 tokens", "10 tokens"), "is used up"),
+    ],
+)
+def test_a_budget_that_runs_out_is_told_to_those_who_manage_billing(
+    acme: Organization, kind: str, unit: str, figures: tuple[str, str], said: str
+) -> None:
+    data = {
+        "on": "key", "name": "nightly", "window": "7d", "unit": unit, "ceiling": "10",
+        "used": "8.199" if unit == "usd" else "8",
+    }  # fmt: skip
+    found = news(acme, kind, data)
+    assert [each.recipient for each in found] == ["owner@acme.example", "second@acme.example"]
+    assert found[0].subject == f"Acme Labs: the budget of nightly {said}"
+    for part in (*figures, "rolling 7 days", "until there is room again"):
+        assert part in read(found[0].html)
+    assert list(notices.payers(acme.pk)) == ["owner@acme.example", "second@acme.example"]
+
+
 def test_a_wallet_that_runs_low_is_told_to_those_who_manage_billing(acme: Organization) -> None:
     found = news(acme, "wallet.low", {"balance_usd": "3.999999999999", "low_usd": "5"})
     assert [each.recipient for each in found] == ["owner@acme.example", "second@acme.example"]
@@ -238,7 +260,8 @@ def test_every_notice_can_be_read_and_nothing_in_it_is_fetched(acme: Organizatio
     invoice = papers.invoice(acme)
     data = about(
         invoice, step="stop", balance_usd="1", low_usd="5", amount_usd="10", tax_usd="0", frozen_usd="1",
-        automatic=True, failure="declined", failures=4, url="https://example.com/hook", reason="410",
+        automatic=True, failure="declined", failures=4, url="https://example.com/hook", reason="410", unit="usd",
+        window="7d", used="8", ceiling="10", on="key", name="nightly",
     )  # fmt: skip
     for kind in notices.NOTICES:
         found = news(acme, kind, data)

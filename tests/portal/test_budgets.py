@@ -27,7 +27,7 @@ def one(of: Budget, act: str = "") -> str:
 
 
 def told(subject: str, **more: str) -> dict[str, str]:
-    return {"subject_id": subject, "window": "month", "unit": "usd", "ceiling": "2.5", **more}
+    return {"subject_id": subject, "window": "month", "unit": "usd", "ceiling": "2.5", "warn_percent": "80", **more}
 
 
 def test_a_budget_is_set_on_each_kind_of_thing(db: None) -> None:
@@ -61,8 +61,9 @@ def test_what_is_used_is_shown_and_a_budget_is_changed_and_ended(db: None) -> No
     assert f"{Decimal(COST)} USD used" in page
     assert "1,200 of 2,400 tokens" in page
     assert 'value="50"' in page
-    assert client.post(one(made), {"ceiling": "7"}).status_code == 302
-    assert Budget.objects.get(pk=made.pk).ceiling == 7
+    assert client.post(one(made), {"ceiling": "7", "warn_percent": "50"}).status_code == 302
+    made.refresh_from_db()
+    assert (made.ceiling, made.warn_percent) == (7, 50)
     assert client.post(one(tokens, "/end")).status_code == 302
     assert [each.budget.pk for each in budgets.standing(acme.pk)] == [made.pk]
     assert client.post(one(tokens, "/end")).status_code == 404
@@ -82,6 +83,7 @@ def test_a_key_that_is_named_in_the_address_is_chosen(db: None) -> None:
         ({"ceiling": "-1"}, "ceiling", "ceiling is zero or more"),
         ({"ceiling": "NaN"}, "ceiling", "Enter a number."),
         ({"ceiling": "1" + "0" * 11}, "ceiling", "ceiling is zero or more"),
+        ({"warn_percent": "0"}, "warn_percent", "warn_percent is a whole number from 1 to 100"),
         ({"window": "2d"}, "window", "is not one of the available choices"),
         ({"subject_id": "key:key_00000000000000000000000000"}, "subject_id", "is not one of the available choices"),
         ({"subject_id": "planet:earth"}, "subject_id", "is not one of the available choices"),
@@ -103,7 +105,7 @@ def test_what_belongs_to_others_is_not_there(db: None) -> None:
     before = AuditEntry.objects.count()
     for place in (one(theirs), f"{PLACE}/{ids.show('budget', ids.new())}", f"{PLACE}/budget_1"):
         assert client.get(place).status_code == 404
-        assert client.post(place, {"ceiling": "9"}).status_code == 404
+        assert client.post(place, {"ceiling": "9", "warn_percent": "9"}).status_code == 404
         assert client.post(f"{place}/end").status_code == 404
     shown = f"key:{ids.show('key', key.pk)}"
     assert shown not in client.get(f"{PLACE}/new", {"for": shown}).content.decode()
