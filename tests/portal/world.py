@@ -38,6 +38,8 @@ def seen(of: Organization, email: str) -> Client:
 def text(answer: Any) -> str:
     """What a page or a file says."""
     return b"".join(answer).decode() if answer.streaming else str(answer.content.decode())
+
+
 def assert_refused(client: Client, place: str, **told: Any) -> None:
     """A role may not do this: a page that says so, and nothing that the trail would know of."""
     before = AuditEntry.objects.count()
