@@ -41,6 +41,10 @@ class ProfileForm(forms.Form):
     )  # fmt: skip
     grouping = forms.ChoiceField(label="Lines of documents", choices=BillingProfile.Grouping.choices)
 
+    def clean_address(self) -> str:
+        """With lines as documents break them; browsers end them with CR LF."""
+        return "\n".join(str(self.cleaned_data["address"]).splitlines())
+
     def clean_country(self) -> str:
         """In capitals."""
         return str(self.cleaned_data["country"]).upper()
