@@ -20,7 +20,7 @@ from metering import catalog, pricing, rating
 from metering.models import CatalogModel
 from metering.pricing import Book, Offer
 from metering.rules import Scope
-from orgs import organizations
+from orgs.models import Organization
 from portal import desk
 from portal.accounts import fault
 from portal.desk import Desk
@@ -62,10 +62,9 @@ class Whose:
     book: Book
 
     @classmethod
-    def of(cls, organization_id: UUID) -> "Whose":
+    def of(cls, organization: Organization) -> "Whose":
         """An organization and its price group."""
-        facts = organizations.find_ids([organization_id])[organization_id]
-        return cls(organization_id, facts.price_group, pricing.book())
+        return cls(organization.pk, organization.price_group, pricing.book())
 
     def offer(self, model: CatalogModel, at: datetime) -> Offer | None:
         """What they pay for a model at an instant."""
@@ -133,7 +132,7 @@ class Cost(NamedTuple):
 @desk.page()
 def show(request: HttpRequest, here: Desk) -> HttpResponse:
     """``/portal/{slug}/models``: the models on offer to this organization, at its prices."""
-    whose = Whose.of(here.organization.pk)
+    whose = Whose.of(here.organization)
     offered, now = catalog.offered(group=whose.group), clock.now()
     form = Search(models=offered, data=request.GET)
     found = [model for model in offered if form.keeps(model)] if form.is_valid() else []
@@ -154,7 +153,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 @desk.page()
 def one(request: HttpRequest, here: Desk, model: str) -> HttpResponse:
     """``…/models/{id}``: all of its rates."""
-    whose, now = Whose.of(here.organization.pk), clock.now()
+    whose, now = Whose.of(here.organization), clock.now()
     found = whose.book.listing.find(model)
     if found is None or not catalog.is_offered(found, group=whose.group):
         raise errors.NotFound
@@ -174,7 +173,7 @@ def one(request: HttpRequest, here: Desk, model: str) -> HttpResponse:
 @desk.page()
 def calculator(request: HttpRequest, here: Desk) -> HttpResponse:
     """``…/models/calculator``: by the code that debits."""
-    whose = Whose.of(here.organization.pk)
+    whose = Whose.of(here.organization)
     asked = "input_tokens" in request.GET
     first = {"input_tokens": 1000, "cached_input_tokens": 0, "output_tokens": 500, "requests": 10_000}
     form = Calculation(request.GET if asked else None, initial={**first, "model": request.GET.get("model", "")})

@@ -105,6 +105,7 @@ class Line(NamedTuple):
 
     transfer: Transfer
     amount_usd: Decimal
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +314,12 @@ def _terms(terms: Recharge | None) -> dict[str, Any]:
 
 
 def _lines(page: statement.Page) -> list[Line]:
-    return [Line(transfer, signed(transfer)) for transfer in page.transfers]
+    return [Line(transfer, signed(transfer), _why(transfer)) for transfer in page.transfers]
+
+
+def _why(transfer: Transfer) -> str:
+    """The reason, where it says more than the kind."""
+    return "" if transfer.reason == transfer.get_kind_display() else transfer.reason
 
 
 def _grants(owner: UUID) -> list[Grant]:

@@ -10,8 +10,8 @@ from django.views.decorators.http import require_http_methods
 
 from core import errors
 from metering import catalog
-from orgs import keys, organizations, permissions
-from orgs.models import Kind
+from orgs import keyring, keys, permissions
+from orgs.keyring import Person, Wish
 from portal import desk
 from portal.accounts import fault
 from portal.desk import Desk
@@ -35,12 +35,12 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     form = KeyForm(request.POST or None, initial={"name": "quickstart"})
     secret = ""
     if request.method == "POST" and form.is_valid():
-        owner = here.organization
+        maker = Person(
+            organization_id=here.organization.pk, is_personal=here.organization.is_personal, user_id=here.user.pk,
+            permissions=here.permissions, actor=here.actor,
+        )  # fmt: skip
         try:
-            issued = keys.issue(
-                kind=Kind.PERSONAL if owner.is_personal else Kind.ORGANIZATION, name=form.cleaned_data["name"],
-                by=here.actor, organization=owner, user=here.user if owner.is_personal else None, created_by=here.user,
-            )  # fmt: skip
+            issued = keyring.issue(principal=maker, wish=Wish(name=form.cleaned_data["name"]))
         except errors.ApiError as error:
             fault(form, error)
         else:
@@ -55,6 +55,5 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
 
 def _model(here: Desk) -> str:
     """A model for the examples."""
-    group = organizations.find_ids([here.organization.pk])[here.organization.pk].price_group
-    offered = [model.slug for model in catalog.offered(group=group)]
+    offered = [model.slug for model in catalog.offered(group=here.organization.price_group)]
     return next((slug for slug in MODELS if slug in offered), offered[0] if offered else "gpt-4o-mini")

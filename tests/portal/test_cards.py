@@ -1,6 +1,7 @@
 """Saved cards at the customers' pages, with a fake Stripe at the other end."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def places(of: Organization) -> dict[str, str]:
     return {last: f"/portal/{of.slug}/credit/cards/{ids.show('card', pk)}" for last, pk in rows}
 
 
-def test_a_card_is_saved_on_stripes_page(acme: Organization, fake: StripeFake):
+def test_a_card_is_saved_on_stripes_page(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     page = client.post(CARDS).content.decode()
     led = re.search(r'content="0;url=([^"]+)"', page)
@@ -44,7 +45,7 @@ def test_a_card_is_saved_on_stripes_page(acme: Organization, fake: StripeFake):
     assert 'hx-get="' not in client.get(CARDS, {"looks": "10"}).content.decode()
 
 
-def test_another_card_becomes_the_default_and_goes_again(acme: Organization, fake: StripeFake):
+def test_another_card_becomes_the_default_and_goes_again(acme: Organization, fake: StripeFake) -> None:
     save_card(fake, acme)
     save_card(fake, acme, OTHER)
     client = owner(acme)
@@ -61,7 +62,7 @@ def test_another_card_becomes_the_default_and_goes_again(acme: Organization, fak
 
 
 @pytest.mark.parametrize("role", ["member", "viewer"])
-def test_who_does_not_manage_billing_touches_no_card(acme: Organization, fake: StripeFake, role: str):
+def test_who_does_not_manage_billing_touches_no_card(acme: Organization, fake: StripeFake, role: str) -> None:
     save_card(fake, acme)
     save_card(fake, acme, OTHER)
     asked = len(fake.requests)
@@ -72,7 +73,7 @@ def test_who_does_not_manage_billing_touches_no_card(acme: Organization, fake: S
     assert (cards_of(acme), len(fake.requests)) == ([("4242", True), ("4444", False)], asked)
 
 
-def test_another_organizations_card_is_not_there(acme: Organization, fake: StripeFake):
+def test_another_organizations_card_is_not_there(acme: Organization, fake: StripeFake) -> None:
     save_card(fake, acme)
     other = owner(world.organization("other"))
     there = places(acme)["4242"]
@@ -83,8 +84,8 @@ def test_another_organizations_card_is_not_there(acme: Organization, fake: Strip
 
 
 def test_a_stripe_that_is_silent_or_off_is_told_and_nothing_changes(
-    acme: Organization, fake: StripeFake, monkeypatch: pytest.MonkeyPatch, settings
-):
+    acme: Organization, fake: StripeFake, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
     save_card(fake, acme)
     client = owner(acme)
 

@@ -8,6 +8,7 @@ import pytest
 
 from core import clock
 from metering import catalog, rules
+from metering.models import CatalogModel
 from orgs import caches
 from orgs.models import Organization
 from tests import desk
@@ -45,11 +46,13 @@ def shown(client: Any, slug: str = "deepseek-chat") -> str:
     return told[start : start + 150]
 
 
-def test_rates_are_those_of_the_catalog_without_a_rule(acme: Organization):
+def test_rates_are_those_of_the_catalog_without_a_rule(acme: Organization) -> None:
     assert "deepseek-chat DeepSeek Chat DeepSeek 64K $0.27 $0.07 $1.10 tools json" in shown(owner(acme))
 
 
-def test_the_rule_of_a_price_group_is_announced_and_then_paid(acme: Organization, monkeypatch: pytest.MonkeyPatch):
+def test_the_rule_of_a_price_group_is_announced_and_then_paid(
+    acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = owner(world.organization("other"))
     Organization.objects.filter(pk=acme.pk).update(price_group="partners")
     at = (clock.now() + timedelta(hours=2)).replace(microsecond=0)
@@ -70,7 +73,7 @@ def test_the_rule_of_a_price_group_is_announced_and_then_paid(acme: Organization
     assert "The list price is $0.27 in and $1.10 out; these are your own." in page
 
 
-def test_a_price_of_the_catalog_is_announced(acme: Organization):
+def test_a_price_of_the_catalog_is_announced(acme: Organization) -> None:
     at = (clock.now() + timedelta(days=30)).replace(microsecond=0)
     catalog.load({"format": catalog.FORMAT, "models": [_entry(at)]})
     caches.forget_all()
@@ -90,7 +93,7 @@ def _entry(at: datetime) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_models_are_found_by_text_provider_and_capability(acme: Organization):
+def test_models_are_found_by_text_provider_and_capability(acme: Organization) -> None:
     client = owner(acme)
 
     def found(**asked: str) -> list[str]:
@@ -113,22 +116,22 @@ def test_models_are_found_by_text_provider_and_capability(acme: Organization):
     assert len(set(every)) == len(every) > 100
 
 
-def test_no_page_asks_once_for_each_model(acme: Organization):
+def test_no_page_asks_once_for_each_model(acme: Organization) -> None:
     client = owner(acme)
     few = len(desk.read(client, MODELS, q="deepseek-chat").queries)
     assert len(desk.read(client, MODELS).queries) == few < 20
 
 
-def test_a_model_that_is_not_on_offer_has_no_page(acme: Organization):
+def test_a_model_that_is_not_on_offer_has_no_page(acme: Organization) -> None:
     client = owner(acme)
     assert client.get(f"{MODELS}/no-such-model").status_code == 404
-    catalog.CatalogModel.objects.filter(slug="deepseek-chat").update(retired_at=clock.now())
+    CatalogModel.objects.filter(slug="deepseek-chat").update(retired_at=clock.now())
     caches.forget_all()
     assert client.get(f"{MODELS}/deepseek-chat").status_code == 404
     assert client.get(MODELS, {"q": "deepseek-chat"}).context["rows"] == []
 
 
-def test_a_month_costs_to_the_last_digit_what_the_requests_will(acme: Organization):
+def test_a_month_costs_to_the_last_digit_what_the_requests_will(acme: Organization) -> None:
     page = owner(acme).get(CALCULATOR, {**ASKED, "requests": "333333333"})
     cost = page.context["cost"]
     assert (cost.quote.cost_usd, cost.month_usd) == (Decimal("0.000362"), Decimal("120666.666546"))
@@ -137,7 +140,9 @@ def test_a_month_costs_to_the_last_digit_what_the_requests_will(acme: Organizati
     assert "Input 360 $0.27 0.0000972 Cached input 640 $0.07 0.0000448 Output 200 $1.10 0.00022" in told
 
 
-def test_the_calculator_goes_by_the_organizations_own_prices(acme: Organization, monkeypatch: pytest.MonkeyPatch):
+def test_the_calculator_goes_by_the_organizations_own_prices(
+    acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = clock.now() + timedelta(hours=1)
     rule(at, organization=acme, factor=Decimal("0.5"))
     move_to(monkeypatch, at + timedelta(minutes=1))
@@ -158,13 +163,13 @@ def test_the_calculator_goes_by_the_organizations_own_prices(acme: Organization,
         ({"model": "<script>alert(1)</script>"}, "model"),
     ],
 )
-def test_what_cannot_be_calculated_is_said_at_its_field(acme: Organization, wrong: dict[str, str], field: str):
+def test_what_cannot_be_calculated_is_said_at_its_field(acme: Organization, wrong: dict[str, str], field: str) -> None:
     page = owner(acme).get(CALCULATOR, {**ASKED, "requests": "10", **wrong})
     assert (page.context["cost"], list(page.context["form"].errors)) == (None, [field])
     assert "<script>alert" not in page.content.decode()
 
 
-def test_the_calculator_begins_with_the_model_that_it_was_opened_for(acme: Organization):
+def test_the_calculator_begins_with_the_model_that_it_was_opened_for(acme: Organization) -> None:
     page = owner(acme).get(CALCULATOR, {"model": "gpt-4o"})
     assert page.context["form"]["model"].value() == "gpt-4o"
     assert "Choose a model and say how large a request is." in text(page)

@@ -63,14 +63,14 @@ def asked(client: Client, **told: str) -> str:
     return answer["Location"].removesuffix("?go=1")
 
 
-def test_amounts_are_cut_down_and_exact_when_pointed_at(acme: Organization):
+def test_amounts_are_cut_down_and_exact_when_pointed_at(acme: Organization) -> None:
     given(acme, "12.345678901234", "one")
     page = owner(acme).get(CREDIT).content.decode()
     assert page.count('title="12.345678901234 USD">$12.34<') == 5
     assert '<p class="figure" title="0 USD">$0.00</p>' in page
 
 
-def test_credit_stands_in_the_order_in_which_it_is_spent(acme: Organization):
+def test_credit_stands_in_the_order_in_which_it_is_spent(acme: Organization) -> None:
     given(acme, "3", "last")
     given(acme, "2", "ends", expires_at=datetime(2099, 3, 31, 22, tzinfo=UTC), models=("gpt-4o",))
     given(acme, "1", "first", priority=-5)
@@ -81,7 +81,7 @@ def test_credit_stands_in_the_order_in_which_it_is_spent(acme: Organization):
     assert places == sorted(places)
 
 
-def test_texts_of_others_are_shown_and_not_run(acme: Organization):
+def test_texts_of_others_are_shown_and_not_run(acme: Organization) -> None:
     given(acme, "1", "one", reason="<script>alert(1)</script>", models=("<b>bold</b>",))
     page = owner(acme).get(CREDIT).content.decode()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -89,7 +89,7 @@ def test_texts_of_others_are_shown_and_not_run(acme: Organization):
     assert "<script>alert" not in page
 
 
-def test_the_statement_goes_by_pages_and_whole_as_a_file(acme: Organization):
+def test_the_statement_goes_by_pages_and_whole_as_a_file(acme: Organization) -> None:
     for number in range(1, 53):
         given(acme, "0.000000000001", f"{number}", reason="=1+1" if number == 1 else "given")
     client = owner(acme)
@@ -100,14 +100,14 @@ def test_the_statement_goes_by_pages_and_whole_as_a_file(acme: Organization):
     assert older is not None
     second = client.get(older[1]).content.decode()
     assert (second.count('<td class="nowrap">20'), 'rel="next"' in second) == (2, False)
-    lines = b"".join(client.get(f"{CREDIT}/statement.csv")).decode().splitlines()  # type: ignore[call-overload]
+    lines = b"".join(client.get(f"{CREDIT}/statement.csv")).decode().splitlines()
     assert len(lines) == 53
     assert lines[0] == "id,kind,amount_usd,balance_after_usd,reason,created_at"
     assert lines[1].split(",")[1:5] == ["grant", "0.000000000001", "0.000000000052", "given"]
     assert lines[52].split(",")[4] == "'=1+1"
 
 
-def test_pages_ask_as_often_whatever_there_is(acme: Organization, fake: StripeFake):
+def test_pages_ask_as_often_whatever_there_is(acme: Organization, fake: StripeFake) -> None:
     given(acme, "1", "one")
     client = owner(acme)
     place = asked(client)
@@ -120,7 +120,7 @@ def test_pages_ask_as_often_whatever_there_is(acme: Organization, fake: StripeFa
     assert max(few) < 25
 
 
-def test_a_top_up_is_paid_on_stripes_page_and_comes_back_as_credit(acme: Organization, fake: StripeFake):
+def test_a_top_up_is_paid_on_stripes_page_and_comes_back_as_credit(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     place = asked(client, amount_usd="25.50")
     payment = Payment.objects.get()
@@ -138,7 +138,7 @@ def test_a_top_up_is_paid_on_stripes_page_and_comes_back_as_credit(acme: Organiz
     assert standing(acme).posted == Decimal("25.5")
 
 
-def test_a_form_that_is_sent_twice_is_one_top_up(acme: Organization, fake: StripeFake):
+def test_a_form_that_is_sent_twice_is_one_top_up(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     assert asked(client) == asked(client)
     assert (TopUp.objects.count(), Payment.objects.count(), sessions(fake)) == (1, 1, 1)
@@ -148,7 +148,7 @@ def test_a_form_that_is_sent_twice_is_one_top_up(acme: Organization, fake: Strip
     assert [row.amount_usd for row in TopUp.objects.all()] == [25]
 
 
-def test_each_form_has_a_token_of_its_own(acme: Organization, fake: StripeFake):
+def test_each_form_has_a_token_of_its_own(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     tokens = {re.findall(r'name="token" value="([^"]+)"', client.get(CREDIT).content.decode())[0] for _ in range(3)}
     assert len(tokens) == 3
@@ -157,13 +157,15 @@ def test_each_form_has_a_token_of_its_own(acme: Organization, fake: StripeFake):
 
 
 @pytest.mark.parametrize("amount", ["9.99", "5000.01", "10.001", "-10", "NaN", "", "1e2000", "ten"])
-def test_an_amount_that_cannot_be_bought_is_refused_at_its_field(acme: Organization, fake: StripeFake, amount: str):
+def test_an_amount_that_cannot_be_bought_is_refused_at_its_field(
+    acme: Organization, fake: StripeFake, amount: str
+) -> None:
     answer = owner(acme).post(CREDIT, {**BUY, "amount_usd": amount})
     assert (answer.status_code, list(answer.context["form"].errors)) == (422, ["amount_usd"])
     assert TopUp.objects.count() == 0
 
 
-def test_a_second_top_up_waits_until_the_first_is_over(acme: Organization, fake: StripeFake):
+def test_a_second_top_up_waits_until_the_first_is_over(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     first = asked(client)
     refused = client.post(CREDIT, {**BUY, "token": "Another-token-of-tests"})
@@ -177,7 +179,7 @@ def test_a_second_top_up_waits_until_the_first_is_over(acme: Organization, fake:
     assert AuditEntry.objects.filter(verb="payment.given_up").count() == 1
 
 
-def test_what_was_paid_just_before_it_is_given_up_is_credit(acme: Organization, fake: StripeFake):
+def test_what_was_paid_just_before_it_is_given_up_is_credit(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     first = asked(client)
     fake.pay(Payment.objects.get().session_id or "")
@@ -186,7 +188,7 @@ def test_what_was_paid_just_before_it_is_given_up_is_credit(acme: Organization, 
     assert standing(acme).posted == 25
 
 
-def test_a_saved_card_pays_at_once(acme: Organization, fake: StripeFake):
+def test_a_saved_card_pays_at_once(acme: Organization, fake: StripeFake) -> None:
     save_card(fake, acme)
     client = owner(acme)
     card = client.get(CREDIT).context["form"]["way"].initial
@@ -196,7 +198,7 @@ def test_a_saved_card_pays_at_once(acme: Organization, fake: StripeFake):
     assert "Visa ending in 4242" in told
 
 
-def test_a_declined_card_is_told_in_the_banks_words(acme: Organization, fake: StripeFake):
+def test_a_declined_card_is_told_in_the_banks_words(acme: Organization, fake: StripeFake) -> None:
     save_card(fake, acme, DECLINED)
     client = owner(acme)
     place = asked(client, way=client.get(CREDIT).context["form"]["way"].initial)
@@ -204,14 +206,14 @@ def test_a_declined_card_is_told_in_the_banks_words(acme: Organization, fake: St
     assert standing(acme).posted == 0
 
 
-def test_a_bank_that_asks_is_gone_to(acme: Organization, fake: StripeFake):
+def test_a_bank_that_asks_is_gone_to(acme: Organization, fake: StripeFake) -> None:
     save_card(fake, acme, ASKS_ALWAYS)
     client = owner(acme)
     place = asked(client, way=client.get(CREDIT).context["form"]["way"].initial)
     assert escape(Payment.objects.get().next_action_url) in client.get(f"{place}?go=1").content.decode()
 
 
-def test_without_stripe_the_page_says_whom_to_ask(acme: Organization):
+def test_without_stripe_the_page_says_whom_to_ask(acme: Organization) -> None:
     client = owner(acme)
     told = text(client.get(CREDIT))
     assert "Payments by card are switched off on this installation." in told
@@ -222,7 +224,7 @@ def test_without_stripe_the_page_says_whom_to_ask(acme: Organization):
 
 
 @pytest.mark.parametrize("role", ["member", "viewer"])
-def test_who_does_not_manage_billing_buys_nothing(acme: Organization, fake: StripeFake, role: str):
+def test_who_does_not_manage_billing_buys_nothing(acme: Organization, fake: StripeFake, role: str) -> None:
     place = asked(owner(acme))
     client = member(acme, role)
     assert client.get(CREDIT).status_code == 200
@@ -236,12 +238,12 @@ def test_who_does_not_manage_billing_buys_nothing(acme: Organization, fake: Stri
 
 
 @pytest.mark.parametrize("role", ["admin", "billing"])
-def test_who_manages_billing_buys(acme: Organization, fake: StripeFake, role: str):
+def test_who_manages_billing_buys(acme: Organization, fake: StripeFake, role: str) -> None:
     asked(member(acme, role))
     assert TopUp.objects.get().organization == acme
 
 
-def test_what_belongs_to_another_organization_is_not_there(acme: Organization, fake: StripeFake):
+def test_what_belongs_to_another_organization_is_not_there(acme: Organization, fake: StripeFake) -> None:
     place = asked(owner(acme))
     given(acme, "1", "one")
     line = ids.show("tr", Transfer.objects.get(organization=acme).pk)
@@ -254,7 +256,7 @@ def test_what_belongs_to_another_organization_is_not_there(acme: Organization, f
     assert TopUp.objects.get().state == "requires_action"
 
 
-def test_a_top_up_of_another_ones_card_is_not_meant(acme: Organization, fake: StripeFake):
+def test_a_top_up_of_another_ones_card_is_not_meant(acme: Organization, fake: StripeFake) -> None:
     rich = world.organization("rich")
     save_card(fake, rich)
     card = owner(rich).get("/portal/rich/credit").context["form"]["way"].initial
@@ -263,7 +265,7 @@ def test_a_top_up_of_another_ones_card_is_not_meant(acme: Organization, fake: St
     assert TopUp.objects.count() == 0
 
 
-def test_automatic_top_up_needs_a_card_and_keeps_its_terms(acme: Organization, fake: StripeFake):
+def test_automatic_top_up_needs_a_card_and_keeps_its_terms(acme: Organization, fake: StripeFake) -> None:
     client = owner(acme)
     refused = client.post(f"{CREDIT}/recharge", TERMS)
     assert refused.status_code == 422
@@ -282,7 +284,7 @@ def test_automatic_top_up_needs_a_card_and_keeps_its_terms(acme: Organization, f
     assert (again.enabled, again.monthly_cap_usd) == (False, 100)
 
 
-def test_the_payments_of_many_top_ups_are_read_at_once(acme: Organization, fake: StripeFake):
+def test_the_payments_of_many_top_ups_are_read_at_once(acme: Organization, fake: StripeFake) -> None:
     asked(owner(acme))
     (key,) = TopUp.objects.values_list("pk", flat=True)
     assert payments.of_subjects(Purpose.TOPUP, [key, acme.pk]) == {key: Payment.objects.get()}

@@ -41,7 +41,7 @@ def whole(answer: Any) -> str:
     return b"".join(answer).decode()
 
 
-def test_the_list_tells_documents_apart_and_by_what_is_chosen(acme: Organization):
+def test_the_list_tells_documents_apart_and_by_what_is_chosen(acme: Organization) -> None:
     made = papers.invoice(acme)
     papers.statement(acme)
     client = owner(acme)
@@ -60,7 +60,7 @@ def test_the_list_tells_documents_apart_and_by_what_is_chosen(acme: Organization
     assert rows[1].startswith(f"{papers.shown(made)},TB-2026-000001,invoice,open,")
 
 
-def test_the_list_goes_by_pages(acme: Organization):
+def test_the_list_goes_by_pages(acme: Organization) -> None:
     for _ in range(27):
         papers.statement(acme)
     client = owner(acme)
@@ -72,7 +72,7 @@ def test_the_list_goes_by_pages(acme: Organization):
     assert second.context["form"].cleaned_data["kind"] == "statement"
 
 
-def test_an_invoice_says_what_it_is_made_of_to_the_last_digit(acme: Organization):
+def test_an_invoice_says_what_it_is_made_of_to_the_last_digit(acme: Organization) -> None:
     made = papers.invoice(acme)
     papers.pay(made, "190", "30.33")
     note = papers.credit_note(made, "100")
@@ -89,7 +89,7 @@ def test_an_invoice_says_what_it_is_made_of_to_the_last_digit(acme: Organization
     assert f"Corrects {made.number}" in text(owner(acme).get(place(note)))
 
 
-def test_a_line_leads_to_its_requests_where_there_is_such_a_page(acme: Organization, settings):
+def test_a_line_leads_to_its_requests_where_there_is_such_a_page(acme: Organization) -> None:
     made = papers.invoice(acme)
     query = issued.usage_query(made, issued.lines(made)[0])
     assert query == "model=deepseek-chat&start_time=1767225600&end_time=1769904000"
@@ -99,7 +99,7 @@ def test_a_line_leads_to_its_requests_where_there_is_such_a_page(acme: Organizat
     assert (f'href="{escape(leads[0])}"' in page.content.decode()) == bool(leads[0])
 
 
-def test_a_document_comes_as_a_pdf_and_as_a_table(acme: Organization):
+def test_a_document_comes_as_a_pdf_and_as_a_table(acme: Organization) -> None:
     made = papers.invoice(acme)
     client = owner(acme)
     printed = client.get(f"{place(made)}.pdf")
@@ -111,7 +111,7 @@ def test_a_document_comes_as_a_pdf_and_as_a_table(acme: Organization):
     assert rows[-1].endswith("1190.004321,1190.00")
 
 
-def test_what_others_wrote_is_shown_and_not_run(acme: Organization):
+def test_what_others_wrote_is_shown_and_not_run(acme: Organization) -> None:
     lines = [papers.usage("<img src=x onerror=alert(1)>", "1", "1.00")]
     made = papers.draft(acme, lines=lines, reason="<script>alert(2)</script>")
     papers.issue(made)
@@ -120,7 +120,7 @@ def test_what_others_wrote_is_shown_and_not_run(acme: Organization):
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
-def test_drafts_and_documents_of_others_are_not_there(acme: Organization):
+def test_drafts_and_documents_of_others_are_not_there(acme: Organization) -> None:
     made, draft = papers.invoice(acme), papers.draft(acme)
     other = owner(world.organization("other"))
     for end in ("", ".pdf", ".csv"):
@@ -132,7 +132,7 @@ def test_drafts_and_documents_of_others_are_not_there(acme: Organization):
     assert Payment.objects.count() == 0
 
 
-def test_a_list_and_a_document_ask_as_often_whatever_there_is(acme: Organization):
+def test_a_list_and_a_document_ask_as_often_whatever_there_is(acme: Organization) -> None:
     made = papers.invoice(acme)
     client = owner(acme)
     few = [len(desk.read(client, each).queries) for each in (INVOICES, place(made))]
@@ -145,7 +145,7 @@ def test_a_list_and_a_document_ask_as_often_whatever_there_is(acme: Organization
     assert max(few) < 25
 
 
-def test_an_invoice_is_paid_on_stripes_page_once(acme: Organization, fake: StripeFake):
+def test_an_invoice_is_paid_on_stripes_page_once(acme: Organization, fake: StripeFake) -> None:
     made = papers.invoice(acme)
     client = owner(acme)
     assert "Pay $1,190.00" in text(client.get(place(made)))
@@ -166,7 +166,7 @@ def test_an_invoice_is_paid_on_stripes_page_once(acme: Organization, fake: Strip
     assert Payment.objects.count() == 1
 
 
-def test_a_saved_card_pays_an_invoice_at_once(acme: Organization, fake: StripeFake):
+def test_a_saved_card_pays_an_invoice_at_once(acme: Organization, fake: StripeFake) -> None:
     made = papers.invoice(acme)
     save_card(fake, acme)
     client = owner(acme)
@@ -177,7 +177,7 @@ def test_a_saved_card_pays_an_invoice_at_once(acme: Organization, fake: StripeFa
 
 
 @pytest.mark.parametrize("role", ["member", "viewer"])
-def test_who_does_not_manage_billing_pays_nothing(acme: Organization, fake: StripeFake, role: str):
+def test_who_does_not_manage_billing_pays_nothing(acme: Organization, fake: StripeFake, role: str) -> None:
     made = papers.invoice(acme)
     client = member(acme, role)
     seen = 200 if role == "viewer" else 403
@@ -187,7 +187,7 @@ def test_who_does_not_manage_billing_pays_nothing(acme: Organization, fake: Stri
     assert Payment.objects.count() == 0
 
 
-def test_without_stripe_an_invoice_is_paid_at_the_bank(acme: Organization):
+def test_without_stripe_an_invoice_is_paid_at_the_bank(acme: Organization) -> None:
     made = papers.invoice(acme)
     client = owner(acme)
     told = text(client.get(place(made)))

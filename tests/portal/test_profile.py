@@ -18,7 +18,7 @@ def acme(db: None) -> Organization:
     return world.organization("acme-labs")
 
 
-def test_who_manages_billing_says_to_whom_documents_go(acme: Organization):
+def test_who_manages_billing_says_to_whom_documents_go(acme: Organization) -> None:
     client = owner(acme)
     profiles.set_profile(organization_id=acme.pk, fields={"terms": "postpaid", "net_days": 30}, by=world.BY)
     assert client.post(PROFILE, {**GIVEN, "terms": "prepaid", "net_days": "180"})["Location"] == PROFILE
@@ -31,7 +31,7 @@ def test_who_manages_billing_says_to_whom_documents_go(acme: Organization):
     assert AuditEntry.objects.filter(verb="billing_profile.set", actor_label="owner@acme-labs.example").count() == 1
 
 
-def test_a_vat_id_that_changes_has_to_be_checked_again(acme: Organization):
+def test_a_vat_id_that_changes_has_to_be_checked_again(acme: Organization) -> None:
     client = owner(acme)
     client.post(PROFILE, GIVEN)
     assert "not checked yet" in text(client.get(PROFILE))
@@ -46,21 +46,21 @@ def test_a_vat_id_that_changes_has_to_be_checked_again(acme: Organization):
     ("field", "wrong"),
     [("country", "Germany"), ("country", "1!"), ("email", "no address"), ("grouping", "day"), ("name", "a\x00b")],
 )
-def test_what_cannot_be_is_refused_at_its_field(acme: Organization, field: str, wrong: str):
+def test_what_cannot_be_is_refused_at_its_field(acme: Organization, field: str, wrong: str) -> None:
     answer = owner(acme).post(PROFILE, {**GIVEN, field: wrong})
     assert (answer.status_code, list(answer.context["form"].errors)) == (422, [field])
     assert profiles.of(acme.pk).country == ""
 
 
 @pytest.mark.parametrize("role", ["member", "viewer"])
-def test_who_does_not_manage_billing_changes_nothing(acme: Organization, role: str):
+def test_who_does_not_manage_billing_changes_nothing(acme: Organization, role: str) -> None:
     client = member(acme, role)
     assert client.get(PROFILE).status_code == (200 if role == "viewer" else 403)
     assert client.post(PROFILE, GIVEN).status_code == 403
     assert profiles.of(acme.pk).name == ""
 
 
-def test_what_is_typed_is_shown_and_not_run(acme: Organization):
+def test_what_is_typed_is_shown_and_not_run(acme: Organization) -> None:
     owner(acme).post(PROFILE, {**GIVEN, "name": "<script>x</script>", "address": "<b>y</b>\n<i>z</i>"})
     for page in (owner(acme).get(PROFILE).content.decode(), member(acme, "viewer").get(PROFILE).content.decode()):
         assert ("<script>x" in page, "<b>y" in page, "<i>z" in page) == (False, False, False)

@@ -37,3 +37,22 @@ def test_times_are_told_in_the_zone_that_they_name() -> None:
     assert portal.day(at, berlin) == "2 July 2026"
     assert portal.moment(None, berlin) == portal.day(None, berlin) == portal.whole(None) == "–"
     assert portal.whole(1234567) == "1,234,567"
+
+
+def test_prices_have_all_their_digits_and_cents_at_least() -> None:
+    told = {"3": "$3.00", "0.5": "$0.50", "0.125": "$0.125", "0.0375": "$0.0375", "0": "$0.00", "0.250000": "$0.25"}
+    assert {amount: portal.rate(Decimal(amount)) for amount in told} == told
+    assert portal.rate(None) == "–"
+    assert portal.plain(Decimal("0.004321000000")) == "0.004321"
+
+
+def test_numbers_of_tokens_are_short() -> None:
+    told = {None: "–", 999: "999", 1000: "1K", 128_000: "128K", 204_800: "204.8K", 1_048_576: "1.04M", 2_000_000: "2M"}
+    assert {number: portal.thousands(number) for number in told} == told
+    assert portal.spaced("image_input") == "image input"
+
+
+def test_a_time_that_ends_at_midnight_ends_the_day_before() -> None:
+    end = datetime(2026, 7, 31, 22, tzinfo=UTC)
+    assert portal.last_day(end, ZoneInfo("Europe/Berlin")) == "31 July 2026"
+    assert portal.last_day(None, ZoneInfo("UTC")) == "–"
