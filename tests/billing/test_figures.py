@@ -25,7 +25,7 @@ from tests.metering.world import event
 __all__ = ["fake"]
 
 DAY = timedelta(days=1)
-GPT = {"model": "gpt-4o", "input_tokens": 100_000, "cached_input_tokens": 0, "output_tokens": 0}
+GPT: dict[str, Any] = {"model": "gpt-4o", "input_tokens": 100_000, "cached_input_tokens": 0, "output_tokens": 0}
 
 
 @pytest.fixture

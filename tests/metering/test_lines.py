@@ -4,7 +4,6 @@ import itertools
 import json
 import tracemalloc
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.metering.world import limits, told
 
 NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 MIB = 1024 * 1024
-FEW = replace(limits(now=NOW), events=5)
+FEW = limits(now=NOW)._replace(events=5)
 
 
 def line(**fields: Any) -> bytes:
@@ -117,7 +116,7 @@ def test_a_line_too_many_is_refused_as_soon_as_it_begins() -> None:
 
 
 def test_an_instant_is_held_against_the_time_at_which_its_line_ends() -> None:
-    lines, later = Lines(), replace(FEW, now=NOW + timedelta(hours=1))
+    lines, later = Lines(), FEW._replace(now=NOW + timedelta(hours=1))
     ahead = line(occurred_at=clock.to_unix(NOW + timedelta(minutes=50)))
     lines.feed(ahead + b"\n" + ahead, limits=FEW)
     lines.feed(b"\n" + ahead, limits=later)

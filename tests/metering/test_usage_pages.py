@@ -233,7 +233,8 @@ def test_what_is_of_a_key_a_project_or_a_member_and_what_is_of_none(db: None, na
     else:
         records.mark(THEN)
     for wanted, places in ((one, [5, 3, 0]), (other, [2]), (NONE, [4, 1]), (ids.new(), [])):
-        found = walk(everything(of), limit=2, matching=Filters(**{name: wanted}))
+        asked: dict[str, Any] = {name: wanted}
+        found = walk(everything(of), limit=2, matching=Filters(**asked))
         assert found == [made[place] for place in places]
 
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0014_payment_amounts_in_range'),
+        ('billing', '0015_payments_taken_back'),
     ]
 
     operations = [
