@@ -153,6 +153,9 @@ def fault(form: forms.Form, error: errors.ApiError) -> None:
     field, said = error.param if error.param in form.fields else None, str(error)
     if field is not None and said.startswith(f"{field} "):
         said = f"{form[field].label}{said.removeprefix(field)}"
+    elif field is not None and said.startswith(f"{field}: "):
+        said = said.removeprefix(f"{field}: ")
+        said = said[:1].upper() + said[1:]
     form.add_error(field, said)
 
 

@@ -169,10 +169,11 @@ def remove(request: HttpRequest, here: Desk, member_id: str) -> HttpResponse:
     return _end(request, here, member, said=f"{member.user.email} is no member any more.")
 
 
-@require_POST
 @desk.page()
 def leave(request: HttpRequest, here: Desk) -> HttpResponse:
-    """``POST …/members/leave``: end one's own membership."""
+    """``POST …/members/leave``: end one's own membership. Looked at, it is the list with its button."""
+    if request.method != "POST":
+        return HttpResponseRedirect(here.place("members"))
     return _end(request, here, here.member, said=f"You have left {here.organization.name}.")
 
 

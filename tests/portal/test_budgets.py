@@ -80,10 +80,10 @@ def test_a_key_that_is_named_in_the_address_is_chosen(db: None) -> None:
 @pytest.mark.parametrize(
     ("wrong", "field", "said"),
     [
-        ({"ceiling": "-1"}, "ceiling", "ceiling is zero or more"),
+        ({"ceiling": "-1"}, "ceiling", "At most is zero or more"),
         ({"ceiling": "NaN"}, "ceiling", "Enter a number."),
-        ({"ceiling": "1" + "0" * 11}, "ceiling", "ceiling is zero or more"),
-        ({"warn_percent": "0"}, "warn_percent", "warn_percent is a whole number from 1 to 100"),
+        ({"ceiling": "1" + "0" * 11}, "ceiling", "At most is zero or more"),
+        ({"warn_percent": "0"}, "warn_percent", "Mail us at (%) is a whole number from 1 to 100"),
         ({"window": "2d"}, "window", "is not one of the available choices"),
         ({"subject_id": "key:key_00000000000000000000000000"}, "subject_id", "is not one of the available choices"),
         ({"subject_id": "planet:earth"}, "subject_id", "is not one of the available choices"),
@@ -138,7 +138,7 @@ def test_the_warning_line_is_set_and_it_is_said_who_is_told(db: None) -> None:
     assert "ada@example.com" in page
     assert "eve@example.com" not in page
     wrong = client.post(f"{PLACE}/alerts", {"low_usd": "-1"})
-    assert "low_usd is zero or more" in wrong.content.decode()
+    assert "Tell us below (USD) is zero or more" in wrong.content.decode()
     assert wallets.state(acme.pk).low_usd == Decimal("12.5")
 
 

@@ -119,17 +119,17 @@ def test_limits_are_changed_and_taken_away(db: None) -> None:
     assert ratelimits.stored([key.pk]) == {}
     wrong = owner(acme).post(one(key), {"tokens": "-1"})
     assert wrong.status_code == 422
-    assert "tokens lies between 1 and 1000000000" in wrong.content.decode()
+    assert "Tokens a minute lies between 1 and 1000000000" in wrong.content.decode()
 
 
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"name": "dtk_0123456789abcdef"}, "name looks like a secret"),
+        ({"name": "dtk_0123456789abcdef"}, "Name looks like a secret"),
         ({"name": " "}, "This field is required."),
-        ({"cidrs": "nonsense"}, "does not appear to be an IPv4 or IPv6 network"),
+        ({"cidrs": "nonsense"}, ">&#x27;nonsense&#x27; does not appear to be an IPv4 or IPv6 network"),
         ({"models": "x" * 201}, "A model id has 1 to 200"),
-        ({"requests": "0"}, "requests lies between 1"),
+        ({"requests": "0"}, "Requests a minute lies between 1"),
         ({"expires_at": "2001-01-01"}, "The last day must not be over."),
         ({"scopes": "members:manage"}, "is not one of the available choices"),
         ({"project": "proj_00000000000000000000000000"}, "is not one of the available choices"),

@@ -99,6 +99,8 @@ def test_roles_are_changed_members_removed_and_the_last_owner_stays(db: None) ->
 def test_everybody_may_leave(db: None) -> None:
     acme = world.organization()
     client = member(acme, "viewer", "ada@example.com")
+    assert client.get(f"{PLACE}/leave")["Location"] == PLACE
+    assert role_of("ada@example.com") == "viewer"
     left = client.post(f"{PLACE}/leave", follow=True)
     assert "You have left acme-labs." in left.content.decode()
     assert role_of("ada@example.com") is None

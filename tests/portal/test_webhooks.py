@@ -91,8 +91,8 @@ def test_a_test_is_sent_and_what_was_sent_is_sent_again(db: None) -> None:
 @pytest.mark.parametrize(
     ("told", "field", "said"),
     [
-        ({"url": "http://hooks.example.com/"}, "url", "url: "),
-        ({"url": "https://10.0.0.1/"}, "url", "url: "),
+        ({"url": "http://hooks.example.com/"}, "url", "The URL must begin with https://"),
+        ({"url": "https://10.0.0.1/"}, "url", "The host must be a full domain name"),
         ({"url": ""}, "url", "This field is required."),
         ({"url": hooks.URL, "events": "wallet.high"}, "events", "is not one of the available choices"),
     ],
