@@ -9,10 +9,9 @@ together replace those of ``orgs`` and ``metering`` here.
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Final
-from urllib.parse import urlencode
 from uuid import UUID
 
 from django import forms
@@ -49,14 +48,17 @@ from billing.money_admin import (
     PanelsAdmin,
     ReasonForm,
     adjustment_table,
+    cause_link,
     ceiling_table,
     grant_table,
     head_table,
     hold_table,
     may,
+    records_place,
     terms_of,
     transfer_link,
     uses_of,
+    wallet_link,
 )
 from billing.start_page import SOLD_HEADS, sold_cells
 from core import clock, ids, money
@@ -64,8 +66,9 @@ from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Too
 from core.errors import ApiError
 from core.http import from_exception
 from core.markup import NOTHING, as_facts, link, link_to, paragraphs, percent, refer, signed, stamp, table
-from metering import attempts
+from metering import attempts, usage_pages
 from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditions, find_organization, list_of
+from metering.filters import Filters
 from metering.models import UsageRecord
 from ops.admin import RIGHTS, SUBJECTS
 from orgs.admin import OrganizationAdmin, actor
@@ -79,6 +82,7 @@ SHARES_SHOWN: Final = 100
 NAMED_MAX: Final = 200
 REFRESH_SECONDS: Final = 5
 DETAIL_SHOWN: Final = 200
+MATCHING_SHOWN: Final = 50
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -369,7 +373,7 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("shown_id", "organization", "wallet", "created_at")}),
         ("Money", {"fields": ("kind", "debit", "credit", "amount", "balance_after", "seq")}),
-        ("Cause", {"fields": ("reference", "actor", "reason")}),
+        ("Cause", {"fields": ("cause", "actor", "reason")}),
     )
     panels = (
         ("Grants that it took from, or gave back to", ("uses",), "billing.view_grantuse"),
@@ -408,6 +412,11 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
     def wallet(self, row: Transfer) -> SafeString:
         """The wallet that it moved."""
         return link("billing_wallet", row.organization_id, f"wallet of {row.organization}")
+
+    @admin.display(description="reference")
+    def cause(self, row: Transfer) -> str:
+        """What moved it."""
+        return cause_link(row.reference)
 
     @admin.display(description="uses")
     def uses(self, row: Transfer) -> SafeString:
@@ -594,6 +603,41 @@ class PeriodForm(forms.Form):
         return found
 
 
+def _id_field(prefix: str) -> Any:
+    """A field for an id."""
+
+    class IdInput(forms.CharField):
+        """An id as it is shown."""
+
+        def clean(self, value: Any) -> UUID | None:
+            """The key; none where nothing is asked."""
+            text = super().clean(value)
+            try:
+                return ids.read(prefix, text) if text else None
+            except ValueError as error:
+                raise forms.ValidationError(f"An id begins with {prefix}_.") from error
+
+    return IdInput(required=False, help_text=f"{prefix}_…")
+
+
+class MatchingForm(forms.Form):
+    """Whose records, of which time, and of what."""
+
+    organization = forms.CharField(help_text="A slug, an org_ id or a person's e-mail address.")
+    model = forms.CharField(required=False, help_text="As it was called.")
+    key = _id_field("key")
+    project = _id_field("proj")
+    start = forms.DateTimeField(label="from (UTC)", required=False)
+    end = forms.DateTimeField(label="until before (UTC)", required=False)
+
+    def clean_organization(self) -> Organization:
+        """The one that is meant."""
+        found = find_organization(self.cleaned_data["organization"])
+        if found is None:
+            raise forms.ValidationError("No organization has that name.")
+        return found
+
+
 class SalesForm(forms.Form):
     """Days, and of which model."""
 
@@ -602,14 +646,15 @@ class SalesForm(forms.Form):
     model = forms.CharField(required=False, help_text="A model's id; all of them without one.")
 
 
-def sales_sections(found: Sequence[figures.Customer]) -> list[Section]:
+def sales_sections(found: Sequence[figures.Customer], first: date, after: date, model: str) -> list[Section]:
     """Who used how much, each with the way to the records."""
     total = figures.Sold()
     rows = []
     for customer in found:
         total = total.plus(customer.sold)
         name = link("orgs_organization", customer.organization_id, customer.slug)
-        records = f"{reverse('admin:metering_usagerecord_changelist')}?{urlencode({'organization': customer.slug})}"
+        start, end = (datetime.combine(day, time(), UTC) for day in (first, after))
+        records = records_place(customer.slug, start, end, **({"model": model} if model else {}))
         rows.append((name, *sold_cells(customer.sold), link_to(records, "records")))
     if not rows:
         return [Section("", paragraphs("Nothing was used, or it is not folded yet."))]
@@ -633,6 +678,7 @@ class ChargedRecordAdmin(UsageRecordAdmin):
         framed = self.admin_site.admin_view
         return [
             path("margins/", framed(self.margins_view), name=f"{self.page}_margins"),
+            path("matching/", framed(self.matching_view), name=f"{self.page}_matching"),
             path("sales/", framed(self.sales_view), name=f"{self.page}_sales"),
             path("<path:object_id>/explain/", framed(self.explain_view), name=f"{self.page}_explain"),
             *super().get_urls(),
@@ -681,7 +727,8 @@ class ChargedRecordAdmin(UsageRecordAdmin):
     @admin.display(description="paid by")
     def payer(self, row: UsageRecord) -> SafeString:
         """The wallet that paid."""
-        return link("billing_wallet", row.payer_id, ids.show("org", row.payer_id))
+        payer = row.organization if row.payer_id == row.organization_id else Organization.objects.get(pk=row.payer_id)
+        return wallet_link(payer)
 
     @admin.display(description="transfer")
     def transfer(self, row: UsageRecord) -> str:
@@ -738,6 +785,43 @@ class ChargedRecordAdmin(UsageRecordAdmin):
                 sections = margin_sections(found)
         return self.show(request, "Margins", sections, template="admin/ask.html", form=form)
 
+    def matching_view(self, request: HttpRequest) -> HttpResponse:
+        """An organization's records of a stretch of time, of a model, a key or a project: a page after another."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = MatchingForm(request.GET)
+        sections: list[Section] = []
+        if form.is_valid():
+            told = form.cleaned_data
+            matching = Filters(
+                model=told["model"] or None, api_key_id=told["key"], project_id=told["project"],
+                start=told["start"], end=told["end"],
+            )  # fmt: skip
+            scope = usage_pages.Scope(told["organization"].pk, None)
+            try:
+                found = usage_pages.page(
+                    scope=scope, matching=matching, columns="id", limit=MATCHING_SHOWN,
+                    after=request.GET.get("after") or None, ascending=False,
+                )  # fmt: skip
+            except ApiError as error:
+                form.add_error(None, str(error))
+            except DatabaseError as error:
+                form.add_error(None, f"It could not be read, perhaps for a shorter time: {from_exception(error)}")
+            else:
+                sections = [
+                    self._matching(request, told["organization"], [row[0] for row in found.rows], found.has_more)
+                ]
+        return self.show(request, "Records that match", sections, template="admin/ask.html", form=form)
+
+    def _matching(self, request: HttpRequest, owner: Organization, found: Sequence[UUID], more: bool) -> Section:
+        records = UsageRecord.objects.filter(organization=owner, pk__in=found).order_by("-pk")
+        shown = record_table(records.defer("metadata", "units")) if found else paragraphs("No record matches.")
+        if not more:
+            return Section("", shown)
+        asked = request.GET.copy()
+        asked["after"] = ids.show("usage", found[-1])
+        return Section("", format_html("{}{}", shown, paragraphs(link_to(f"?{asked.urlencode()}", "Older"))))
+
     def sales_view(self, request: HttpRequest) -> HttpResponse:
         """Who used how much on some days, of one model or of all; today's unless others are asked for."""
         if not self.has_view_permission(request):
@@ -752,7 +836,7 @@ class ChargedRecordAdmin(UsageRecordAdmin):
             except ApiError as error:
                 form.add_error("last", str(error))
             else:
-                sections = sales_sections(found)
+                sections = sales_sections(found, told["first"], _day_after(told["last"]), told["model"])
         return self.show(request, "Sales by organization", sections, template="admin/ask.html", form=form)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django import forms
 from django.contrib import admin, messages
@@ -34,10 +34,10 @@ from billing.models import (
     NumberSeries,
     TaxRate,
 )
-from billing.money_admin import ReasonForm, first, wallet_link, when
+from billing.money_admin import ReasonForm, cause_link, first, records_place, wallet_link, when
 from core import errors, ids, lists, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, Tool
-from core.markup import NOTHING, as_facts, link, stamp, table
+from core.markup import NOTHING, as_facts, link, link_to, stamp, table
 from metering.admin import find_organization
 from ops.admin import RIGHTS, SUBJECTS, question_table, questions
 from orgs.admin import actor
@@ -134,11 +134,17 @@ class InvoiceAdmin(ActsAdmin[Any]):
     sortable_by = ()
     search_fields = ("number", "organization__slug")
     search_help_text = "A number, an inv_ id, or an organization's slug."
-    fields = (
-        *("shown_id", "number", "kind", "state", "wallet", "legal_entity", "period_shown", "corrected"),
-        *("starts_at", "ends_at", "zone", "opening", "closing", "lines", "exact", "subtotal", "tax", "total", "open"),
-        *("paid", "issued_at", "due_at", "settled_at", "settlements", "steps", "seller_shown", "buyer_shown"),
-        *("reason", "actor"),
+    fieldsets: ClassVar[Any] = (
+        (
+            None,
+            {"fields": ("shown_id", "number", "kind", "state", "wallet", "legal_entity", "period_shown", "corrected")},
+        ),
+        ("Lines, each with the way to its records", {"fields": ("lines",)}),
+        ("Money", {"fields": ("exact", "subtotal", "tax", "total", "paid", "open", "opening", "closing")}),
+        ("What was paid, credited or given up", {"fields": ("settlements", "steps")}),
+        ("When", {"fields": ("starts_at", "ends_at", "zone", "issued_at", "due_at", "settled_at")}),
+        ("Seller and buyer", {"fields": ("seller_shown", "buyer_shown")}),
+        ("Why", {"fields": ("reason", "actor")}),
     )
     acts = (
         Act(
@@ -232,7 +238,7 @@ class InvoiceAdmin(ActsAdmin[Any]):
         found, more = first(InvoiceLine.objects.filter(invoice=row).order_by("place"), LINES_SHOWN)
         shown = [
             (
-                line.get_kind_display(), line.model or line.text, line.service_tier, "batch" if line.batch else None,
+                line.get_kind_display(), _records(row, line), line.service_tier, "batch" if line.batch else None,
                 _part(line), line.requests, money.plain(line.exact_usd), f"{line.amount_usd:.2f}",
             )
             for line in found
@@ -249,7 +255,7 @@ class InvoiceAdmin(ActsAdmin[Any]):
         shown = [
             (
                 stamp(one.at), one.get_kind_display(), f"{one.amount_usd:.2f}", f"{one.tax_usd:.2f}",
-                f"{one.over_usd:.2f}", one.source, one.reference, one.actor,
+                f"{one.over_usd:.2f}", one.source, cause_link(one.reference), one.actor,
             )
             for one in found
         ]  # fmt: skip
@@ -315,6 +321,18 @@ class InvoiceAdmin(ActsAdmin[Any]):
     def paid(self, row: Invoice) -> str:
         """Paid and not given back."""
         return f"{row.paid_usd:.2f}"
+
+
+def _records(row: Invoice, line: InvoiceLine) -> str:
+    """What a line is about; a line of usage leads to the records of its model in the document's time."""
+    if line.model is None or row.starts_at is None or row.ends_at is None:
+        return line.model or line.text
+    narrowed = {"model": line.model}
+    if line.api_key_id is not None:
+        narrowed["key"] = ids.show("key", line.api_key_id)
+    if line.project_id is not None:
+        narrowed["project"] = ids.show("proj", line.project_id)
+    return link_to(records_place(row.organization, row.starts_at, row.ends_at, **narrowed), line.model)
 
 
 def _part(line: InvoiceLine) -> str:

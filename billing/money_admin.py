@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.apps import apps
 from django.conf import settings
 from django.contrib import admin, messages
 from django.db import transaction
@@ -37,6 +39,7 @@ from billing.models import (
 )
 from core import clock, errors, ids, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, presence
+from core.fields import IdField
 from core.markup import NOTHING, as_facts, link, paragraphs, refer, stamp, table
 from metering import catalog
 from metering.admin import (
@@ -109,6 +112,44 @@ def grant_link(organization_id: UUID, grant_id: UUID | None) -> str:
 def record_link(organization_id: UUID, record_id: UUID | None) -> str:
     """A link to a usage record, if there is one."""
     return keyed_link("metering_usagerecord", "usage", organization_id, record_id)
+
+
+# What causes money to move, by how a reference begins; its page, and how its ids begin.
+_CAUSES: Final = {
+    "adjustment": "billing_adjustment",
+    "bank_transfer": "billing_banktransfer",
+    "credit_note": "billing_invoice",
+    "dispute": "billing_dispute",
+    "payment": "billing_payment",
+    "refund": "billing_refund",
+    "topup": "billing_topup",
+}
+
+
+def cause_link(reference: str) -> str:
+    """A reference as the books hold it; a link to what it names, where that has a page."""
+    kind, _, rest = reference.partition(":")
+    try:
+        key = UUID(rest[:36])
+        page, prefix = _CAUSES[kind], ids_of(_CAUSES[kind])
+    except (KeyError, ValueError):
+        return reference
+    return format_html("{}: {}{}", kind.replace("_", " "), link(page, key, ids.show(prefix, key)), rest[36:])
+
+
+def ids_of(page: str) -> str:
+    """How ids of a page's rows begin; ``page`` is app and model as in ``orgs_apikey``."""
+    app, _, model = page.partition("_")
+    key = apps.get_model(app, model)._meta.pk
+    assert isinstance(key, IdField)
+    return key.prefix
+
+
+def records_place(organization: Organization | str, start: datetime, end: datetime, **narrowed: str) -> str:
+    """Where the usage records of a stretch of time are listed, narrowed by ``model``, ``key`` or ``project``."""
+    slug = organization if isinstance(organization, str) else organization.slug
+    asked = {"organization": slug, "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+    return f"{reverse('admin:metering_usagerecord_matching')}?{urlencode({**asked, **narrowed})}"
 
 
 def wallet_link(organization: Organization) -> SafeString:
@@ -245,7 +286,7 @@ class GrantAdmin(PanelsAdmin, MoneyKeyedAdmin[Grant]):
         (None, {"fields": ("shown_id", "organization", "wallet", "state", "created_at")}),
         ("Money", {"fields": ("kind", "amount", "remaining", "transfer", "source")}),
         ("Conditions", {"fields": ("priority", "begins", "ends", "for_models")}),
-        ("Cause", {"fields": ("reference", "actor", "reason")}),
+        ("Cause", {"fields": ("cause", "actor", "reason")}),
     )
     panels = (("What it paid for", ("uses",), "billing.view_grantuse"),)
 
@@ -283,6 +324,11 @@ class GrantAdmin(PanelsAdmin, MoneyKeyedAdmin[Grant]):
     def transfer(self, row: Grant) -> str:
         """What brought it into the wallet."""
         return transfer_link(row.organization_id, row.transfer_id)
+
+    @admin.display(description="reference")
+    def cause(self, row: Grant) -> str:
+        """What it was given for."""
+        return cause_link(row.reference)
 
     @admin.display(description="newest first")
     def uses(self, row: Grant) -> SafeString:

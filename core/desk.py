@@ -112,6 +112,7 @@ MENU: Final[Mapping[str, Sequence[Entry]]] = {
         Entry("gateway.Channel", "router"),
         Entry("gateway.Route", "alt_route"),
         Entry("auth.Group", "groups", "staff roles"),
+        Entry("otp_totp.TOTPDevice", "phonelink_lock", "second factors"),
     ),
 }
 

@@ -257,7 +257,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
 }
 
-# The desk; its colours are in core/static/core/desk.css, what stands in its menu is in ``core.desk``.
+# The desk; its colours are in core/static/core/colors.css, what stands in its menu is in ``core.desk``.
 UNFOLD = {
     "SITE_TITLE": "Tollbook",
     "SITE_HEADER": "Tollbook",

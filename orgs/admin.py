@@ -18,7 +18,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from core import clock
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin, for_each
-from core.markup import verbatim
+from core.markup import NOTHING, as_facts, verbatim
 from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits, second_factor
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
@@ -433,6 +433,8 @@ class AuditEntryAdmin(BooksAdmin[AuditEntry]):
 
     list_display = ("at", "organization", "actor_kind", "actor_label", "verb", "subject_id")
     list_select_related = ("organization",)
+    exclude = ("details",)
+    readonly_fields = ("what",)
     search_fields = ("=subject_id",)
     search_help_text = "The id of what was changed (key_…, mem_…, org_…) or an organization's slug."
 
@@ -444,6 +446,11 @@ class AuditEntryAdmin(BooksAdmin[AuditEntry]):
         if organization is not None:
             return queryset.filter(organization_id=organization.pk), False
         return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="details")
+    def what(self, row: AuditEntry) -> str:
+        """What changed, as it was written down."""
+        return as_facts(row.details) if row.details else NOTHING
 
 
 def key_status(row: ApiKey) -> str:

@@ -48,6 +48,11 @@ def superuser(email: str = "root@example.com") -> Client:
     return client
 
 
+def come_back(client: Client, email: str = "root@example.com") -> None:
+    """Sign in again, after so much time that a session at the desk has ended."""
+    client.force_login(User.objects.get(email=email))
+
+
 def clerk(*rights: str, email: str = "clerk@example.com") -> Client:
     """Somebody at the desk with some rights, signed in."""
     person = User.objects.create_user(email, PASSWORD, is_staff=True)

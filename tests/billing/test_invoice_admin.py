@@ -1,18 +1,22 @@
 """The desk's pages of invoicing: everything can be read, and each act calls its verb."""
 
+import html
+import re
 from decimal import Decimal
 from io import BytesIO
 from typing import Any
 from unittest import mock
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 from pypdf import PdfReader
 
-from billing import closing
+from billing import closing, grants
 from billing.documents.document import Contradiction
 from billing.models import BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate
+from billing.money_admin import cause_link
 from ops import approvals
 from ops.models import Approval
 from orgs.models import Organization
@@ -66,7 +70,7 @@ def test_every_page_of_invoicing_can_be_read(root: Client, owing: Organization, 
     for text in (
         "TB-2031-000001",
         "deepseek-chat",
-        "bank_transfer:",
+        "bank transfer: <a ",
         "3.21",
         "0.51 (VAT 19 %, domestic)",
         "reminder_1",
@@ -97,6 +101,7 @@ def test_a_credit_note_a_void_and_giving_up(root: Client, owing: Organization, c
     assert "is void" in act(root, invoice, "void", reason="wrong address")
     go_to(calendar, "2031-07-01T00:00:00Z")
     close(calendar)
+    desk.come_back(root)
     second = documents(owing)[-1]
     assert "TB-2031-000003" in act(root, second, "credit", amount_usd="1.00", reason="an outage")
     assert "Only an invoice of which nothing" in act(root, second, "void", reason="too late")
@@ -112,6 +117,7 @@ def test_a_draft_is_finalized_and_a_parked_period_released(root: Client, owing: 
     fold()
     assert closing.close_due().parked == 1
     parked = BillingPeriod.objects.get(state="parked")
+    desk.come_back(root)
     assert "Released" in act(root, parked, "release", reason="looked at")
     draft = Invoice.objects.get(state="draft")
     assert "Finalized as TB-2031-000002" in act(root, draft, "finalize")
@@ -157,6 +163,7 @@ def test_a_document_can_be_read_as_a_file_a_draft_too(root: Client, owing: Organ
     go_to(calendar, "2031-07-01T00:20:00Z")
     fold()
     assert closing.close_due().drafted == 1
+    desk.come_back(root)
     issued, draft = documents(owing)
     page = desk.read(root, reverse("admin:billing_invoice_change", args=[issued.pk])).text
     assert "PDF" in page
@@ -185,3 +192,60 @@ def test_a_document_that_does_not_add_up_is_not_printed_and_says_so(root: Client
     assert answer.status_code == 302
     followed = root.get(reverse("admin:billing_invoice_change", args=[invoice.pk])).content.decode()
     assert "It does not add up and is not printed" in followed
+
+
+def click(client: Client, shown: desk.Page, text: str) -> desk.Page:
+    """Follow the first link that says so."""
+    found = re.search(rf'<a [^>]*?href="([^"]+)"[^>]*>\s*{text}\s*</a>', shown.text)
+    assert found is not None, (shown.address, text)
+    return desk.read(client, html.unescape(found[1]))
+
+
+def test_a_line_leads_to_its_records_and_a_record_to_grant_cause_and_event(root: Client, owing: Organization) -> None:
+    with transaction.atomic():
+        grants.give(
+            organization_id=owing.pk, kind="purchased", amount_usd=Decimal(5), reference=f"topup:{owing.pk}",
+            actor="tests", reason="top-up",
+        )  # fmt: skip
+    use(owing, event_id="evt_last")
+    invoice = desk.read(root, reverse("admin:billing_invoice_change", args=[document(owing).pk]))
+    records = click(root, invoice, "deepseek-chat")
+    # Ten were on the invoice; the one after its end is on no page of it.
+    assert len(re.findall(r">usage_\w+</a>", records.text)) == 10
+    assert "evt_last" not in click(root, records, r"usage_\w+").text
+    newest = desk.read(root, reverse("admin:metering_usagerecord_matching"), organization="acme")
+    record = click(root, newest, r"usage_\w+")
+    assert "evt_last" in record.text
+    assert "recorded, 0.27 USD" in record.text
+    explanation = click(root, record, "Explain the cost")
+    assert "The parts add up to what was charged." in explanation.text
+    transfer = click(root, explanation, r"tr_\w+")
+    grant = click(root, transfer, r"grant_\w+")
+    assert f'href="/admin/billing/topup/{owing.pk}/change/"' in grant.text
+    # 2.70 of the 5 repaid what was owed, 0.27 went for the last request.
+    assert "2.03" in grant.text
+
+
+def test_records_are_matched_by_model_key_and_time_a_page_after_another(root: Client, owing: Organization) -> None:
+    place = reverse("admin:metering_usagerecord_matching")
+    use(owing, events=45)
+    first = desk.read(root, place, organization="acme", model="deepseek-chat")
+    assert len(re.findall(r">usage_\w+</a>", first.text)) == 50
+    older = click(root, desk.Page(place, first.text.replace('href="?', f'href="{place}?'), [], None), "Older")
+    assert len(re.findall(r">usage_\w+</a>", older.text)) == 5
+    assert "No record matches." in desk.read(root, place, organization="acme", model="gpt-4o").text
+    month = {"start": "2031-05-01T00:00:00Z", "end": "2031-06-01T00:00:00Z"}
+    assert len(re.findall(r">usage_\w+</a>", desk.read(root, place, organization="acme", **month).text)) == 10
+    assert "No organization has that name." in desk.read(root, place, organization="nobody").text
+    assert "An id begins with key_." in desk.read(root, place, organization="acme", key="proj_1").text
+    assert desk.clerk("view_invoice").get(place).status_code == 403
+
+
+def test_a_reference_leads_to_its_cause_where_that_has_a_page(db: None) -> None:
+    key = "01c33c25-ca00-7c7b-854b-beb6cab74e64"
+    shown = cause_link(f"topup:{key}")
+    assert f"/admin/billing/topup/{key}/change/" in shown
+    assert shown.startswith("topup: <a ")
+    assert cause_link(f"dispute:{key}/lost").endswith("</a>/lost")
+    assert cause_link("<b>welcome</b>") == "<b>welcome</b>"
+    assert cause_link("topup:soon") == "topup:soon"

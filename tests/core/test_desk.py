@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.admin.utils import flatten_fieldsets
+from django.db.models import JSONField
 from django.template.loader import get_template
 from django.test import Client
 
 from core import desk
+from core.admin import BooksAdmin
+from orgs.models import User
 from tests.desk import clerk, read, superuser
 
 POLICY = {
@@ -80,3 +84,18 @@ def test_a_page_says_that_it_loads_and_runs_our_own_files_only(place: str) -> No
 def test_what_replaces_a_part_of_another_package_comes_first(name: str) -> None:
     found: Any = get_template(name)
     assert found.origin.name.endswith(f"core/templates/{name}")
+
+
+@pytest.mark.django_db
+def test_no_page_of_the_books_leaves_a_document_to_be_drawn_with_styles_of_its_own(rf: Any) -> None:
+    request = rf.get("/admin/")
+    request.user = User.objects.create_superuser("root@example.com", "x")
+    drawn = {}
+    for model, page in admin.site._registry.items():
+        if isinstance(page, BooksAdmin):
+            shown = flatten_fieldsets(page.get_fieldsets(request))
+            drawn[model.__name__] = [
+                field.name for field in model._meta.get_fields() if isinstance(field, JSONField) and field.name in shown
+            ]
+    assert len(drawn) > 20
+    assert {name: fields for name, fields in drawn.items() if fields} == {}

@@ -16,3 +16,22 @@ document.addEventListener("alpine:init", () => {
     },
   }));
 });
+
+// What scrolls can be scrolled by keyboard; boxes that another library draws are named as their labels are.
+window.addEventListener("load", () => {
+  for (const part of document.querySelectorAll(".readonly, .readonly pre, .summary, .simplebar-content-wrapper")) {
+    if (part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight) {
+      part.tabIndex = 0;
+    }
+  }
+  for (const box of document.querySelectorAll(".select2-selection")) {
+    const asked = box.closest(".select2-container")?.previousElementSibling;
+    const label = asked?.labels?.[0];
+    if (label) {
+      box.setAttribute("aria-label", label.textContent.trim());
+    }
+  }
+  for (const hint of document.querySelectorAll("span[aria-label]:not([role])")) {
+    hint.setAttribute("role", "img");
+  }
+});
