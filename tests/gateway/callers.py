@@ -161,3 +161,29 @@ def ask(of: House, body: Any = None, *, key: str = "organization", **options: An
 def stream(of: House, *, leave_after: int | None = None, **told: Any) -> Heard:
     """A streamed answer."""
     return ask(of, {**HELLO, "stream": True, **told}, leave_after=leave_after)
+
+
+def alone(*, secret: str, body: Any, key: str) -> tuple[int, str | None]:
+    """A call in a process of its own, under an ``Idempotency-Key``: its status and the code of a refusal."""
+    raw = json.dumps(body).encode()
+    told = {"host": "testserver", "content-type": "application/json", "content-length": str(len(raw))}
+    told |= {"authorization": f"Bearer {secret}", "idempotency-key": key}
+    scope = {
+        "type": "http", "method": "POST", "scheme": "http", "path": PATH, "query_string": b"",
+        "client": ("127.0.0.1", 50000), "headers": [(name.encode(), each.encode()) for name, each in told.items()],
+    }  # fmt: skip
+    heard = Heard()
+
+    async def send(message: dict[str, Any]) -> None:
+        heard.status = message.get("status", heard.status)
+        heard.body += message.get("body", b"")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": raw}
+
+    async def run() -> None:
+        await plane.application(scope, receive, send)
+        await upstream.close()
+
+    asyncio.run(run())
+    return heard.code
