@@ -1,6 +1,6 @@
 """Days of an organization's zone, for charts and sums."""
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from metering import buckets
@@ -19,8 +19,8 @@ def edges(*, now: datetime, zone: ZoneInfo, days: int) -> list[datetime]:
 
 def start(day: date, zone: ZoneInfo) -> datetime:
     """The first instant of a calendar day; of one that a zone skipped, the next day's."""
-    noon_before = datetime(day.year, day.month, day.day, 12, tzinfo=zone) - _DAY
-    return buckets.next_day(noon_before, zone)
+    # Where clocks go over midnight, Python's answer is the first of two, or the instant at which they skip it.
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
 
 
 def between(first: date, last: date, zone: ZoneInfo) -> list[datetime]:

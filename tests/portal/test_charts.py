@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal import charts
-from portal.charts import Column, stacked
+from portal.charts import Column, stacked, trend
 
 AMOUNTS = st.decimals(min_value=0, max_value=10**6, places=6)
 COLUMNS = st.lists(
@@ -40,6 +40,47 @@ def test_small_amounts_keep_their_digits() -> None:
     assert charts.shown(Decimal("0.000123456")) == "$0.000123"
     assert charts.shown(Decimal("1234.5")) == "$1,234.50"
     assert charts.shown(Decimal(1200), "tokens") == "1,200 tokens"
+
+
+def test_what_was_taken_back_counts_and_is_not_drawn() -> None:
+    chart = stacked([Column("1 May", {"a": Decimal(-3), "b": Decimal(1)})])
+    assert [(bar.series, bar.height) for bar in chart.bars] == [(0, Decimal(188))]
+    assert chart.series == ("b", "a")
+    assert chart.rows == (("1 May", (Decimal(1), Decimal(-3)), Decimal(-2)),)
+
+
+def test_large_marks_are_short() -> None:
+    told = [(1_200_000, ""), (750_000, ""), (2_250_000_000, ""), (1500, "$"), (3_000_000, "$"), (-2000, "$")]
+    assert [charts._marked(Decimal(amount), unit) for amount, unit in told] == [
+        "1.2M", "750,000", "2.25B", "$1,500", "$3M", "−$2,000",
+    ]  # fmt: skip
+
+
+def test_a_trend_goes_on_from_its_last_point_and_says_what_is_expected() -> None:
+    told = trend([("1 May", Decimal(4)), ("2 May", Decimal(3))], [("3 May", Decimal(1)), ("4 May", Decimal(0))])
+    # Columns of 164 units; 4 of at most 4 on 188 units of height.
+    assert told.line == "146.0,8.0 310.0,55.0"
+    assert told.ahead == "310.0,55.0 474.0,149.0 638.0,196.0"
+    assert [spot.label for spot in told.spots] == [
+        "1 May: $4.00", "2 May: $3.00", "3 May: about $1.00", "4 May: about $0.00",
+    ]  # fmt: skip
+    assert [mark.label for mark in told.marks] == ["$0.00", "$1.00", "$2.00", "$3.00", "$4.00"]
+    assert told.zero == 196
+    assert told.rows == (("1 May", 4), ("2 May", 3))
+
+
+def test_a_trend_below_nothing_has_room_for_it() -> None:
+    told = trend([("1 May", Decimal(2)), ("2 May", Decimal(-2))])
+    assert told.line == "228.0,8.0 556.0,196.0"
+    assert told.zero == 102
+    assert told.ahead == ""
+    assert [mark.label for mark in told.marks][::4] == ["−$2.00", "$0.00", "$2.00"]
+    assert told.spots[1].label == "2 May: −$2.00"
+
+
+def test_a_trend_of_nothing_is_drawn_on_its_floor() -> None:
+    assert (trend([]).line, trend([]).ahead) == ("", "")
+    assert trend([("1 May", Decimal(0))]).line == "392.0,196.0"
 
 
 @given(COLUMNS)

@@ -39,6 +39,31 @@ def test_times_are_told_in_the_zone_that_they_name() -> None:
     assert portal.whole(1234567) == "1,234,567"
 
 
+@pytest.mark.parametrize(
+    ("amount", "places", "shown"),
+    [
+        ("1234.5678", 2, "$1,234.56"),
+        ("0.000362", 6, "$0.000362"),
+        ("1", 6, "$1.000000"),
+        ("0", 6, "$0.000000"),
+        ("-0.0299", 2, "−$0.02"),
+        ("0.000000072", 6, "$0.000000072"),
+        (None, 2, "–"),
+    ],
+)
+def test_a_column_of_amounts_has_one_number_of_decimals(amount: str | None, places: int, shown: str) -> None:
+    assert portal.fixed(None if amount is None else Decimal(amount), places) == shown
+
+
+def test_what_was_given_back_has_its_sign_before_the_dollar() -> None:
+    assert portal.rate(Decimal("-0.000362")) == "−$0.000362"
+
+
+def test_a_column_of_times_leaves_the_zone_to_its_head() -> None:
+    assert portal.stamp(datetime(2026, 7, 1, 22, 30, 5, tzinfo=UTC), ZoneInfo("Europe/Berlin")) == "2026-07-02 00:30:05"
+    assert portal.stamp(None, ZoneInfo("UTC")) == "–"
+
+
 def test_prices_have_all_their_digits_and_cents_at_least() -> None:
     told = {"3": "$3.00", "0.5": "$0.50", "0.125": "$0.125", "0.0375": "$0.0375", "0": "$0.00", "0.250000": "$0.25"}
     assert {amount: portal.rate(Decimal(amount)) for amount in told} == told
