@@ -21,8 +21,8 @@ def test_examples_have_a_place_for_the_key(acme: Organization, settings: Any) ->
     settings.PUBLIC_URL = "https://tollbook.example"
     told = text(owner(acme).get(PLACE))
     assert 'curl https://tollbook.example/v1/chat/completions \\ -H "Authorization: Bearer dtk_your_key"' in told
-    assert 'OpenAI(base_url="https://tollbook.example/v1", api_key="dtk_your_key")' in told
-    assert 'baseURL: "https://tollbook.example/v1", apiKey: "dtk_your_key"' in told
+    assert 'OpenAI( base_url="https://tollbook.example/v1", api_key="dtk_your_key",' in told
+    assert 'baseURL: "https://tollbook.example/v1", apiKey: "dtk_your_key",' in told
     assert "X-DeepToken-Org: acme-labs" in told
 
 
