@@ -97,7 +97,9 @@ class RechargeForm(forms.Form):
 
 def name_of(card: PaymentCard) -> str:
     """A saved card in words."""
-    return f"{card.brand.capitalize() or 'Card'} ending in {card.last_four}{' (default)' if card.is_default else ''}"
+    until = f"until {card.expires_month:02}/{card.expires_year}"
+    default = ", the default" if card.is_default else ""
+    return f"{card.brand.capitalize() or 'Card'} ending in {card.last_four}, {until}{default}"
 
 
 class Line(NamedTuple):

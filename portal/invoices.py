@@ -2,13 +2,15 @@
 
 import json
 import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from django import forms
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import NoReverseMatch
 from django.views.decorators.http import require_POST, require_safe
 
 from billing import issued, payments, settlement
@@ -25,7 +27,7 @@ from core import errors, ids, lists, wire
 from ops import idempotency
 from ops.idempotency import Saved
 from orgs import permissions
-from portal import credit, desk, onward
+from portal import credit, desk, onward, periods
 from portal.desk import Desk
 
 DOCUMENTS: Final = 25
@@ -55,11 +57,37 @@ class PayForm(forms.Form):
         ways.fill(self.fields["way"])
 
 
-class Row(NamedTuple):
-    """A document in a list."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A document in a list, by the id that customers see."""
 
     invoice: Invoice
     shown: str
+
+    @classmethod
+    def of(cls, invoice: Invoice) -> "Row":
+        """A document."""
+        return cls(invoice, ids.show("inv", invoice.pk))
+
+    @property
+    def name(self) -> str:
+        """Its number, or what it is where it has none."""
+        return self.invoice.number or str(self.invoice.get_kind_display()).capitalize()
+
+    @property
+    def starts(self) -> datetime | None:
+        """When its period begins, in its own zone; a receipt has none."""
+        return self._local(self.invoice.starts_at)
+
+    @property
+    def ends(self) -> datetime | None:
+        """When its period ends, exclusively."""
+        return self._local(self.invoice.ends_at)
+
+    def _local(self, at: datetime | None) -> datetime | None:
+        if at is None or self.invoice.kind == Invoice.Kind.RECEIPT:
+            return None
+        return at.astimezone(ZoneInfo(self.invoice.zone))
 
 
 class Shown(NamedTuple):
@@ -80,7 +108,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     chosen = {name: value for name, value in (("kind", wanted.kind), ("state", wanted.state)) if value}
     query = urlencode(chosen)
     context = {
-        "form": form, "rows": [Row(each, ids.show("inv", each.pk)) for each in page.invoices], "after": after,
+        "form": form, "rows": [Row.of(each) for each in page.invoices], "after": after,
         "older": ids.show("inv", page.invoices[-1].pk) if page.has_more else "", "query": f"{query}&" if query else "",
         "chosen": query,
     }  # fmt: skip
@@ -115,10 +143,10 @@ def _one(request: HttpRequest, here: Desk, invoice: Invoice, *, form: PayForm | 
     if form is None and manages and is_open and client.is_on():
         form = PayForm(ways=credit.Ways.of(here.organization.pk))
     context = {
-        "invoice": invoice, "shown": ids.show("inv", invoice.pk), "told": told,
+        "invoice": invoice, "this": Row.of(invoice), "shown": ids.show("inv", invoice.pk), "told": told,
         "lines": [Shown(line, _usage(here, invoice, row)) for row, line in zip(rows, told.lines, strict=True)],
-        "notes": [Row(note, ids.show("inv", note.pk)) for note in issued.credit_notes(invoice)],
-        "corrects": Row(invoice.corrects, ids.show("inv", invoice.corrects.pk)) if invoice.corrects else None,
+        "notes": [Row.of(note) for note in issued.credit_notes(invoice)],
+        "corrects": Row.of(invoice.corrects) if invoice.corrects else None,
         "form": form, "manages": manages, "is_open": is_open, "payments_on": client.is_on(), "payment": under_way,
         "is_under_way": under_way is not None and under_way.state in OPEN,
         "action_url": _action(under_way) if manages else "",
@@ -129,13 +157,19 @@ def _one(request: HttpRequest, here: Desk, invoice: Invoice, *, form: PayForm | 
 
 def _usage(here: Desk, invoice: Invoice, row: InvoiceLine) -> str:
     """The page that lists the records of a line; empty where a line is of none, or may not be looked into."""
-    query = issued.usage_query(invoice, row)
-    if query is None or not here.may(permissions.USAGE_READ_ALL):
+    if issued.usage_query(invoice, row) is None or not here.may(permissions.USAGE_READ_ALL):
         return ""
-    try:
-        return f"{here.place('requests')}?{query}"
-    except NoReverseMatch:
-        return ""
+    days = Row.of(invoice)
+    assert days.starts is not None
+    assert days.ends is not None
+    asked = {
+        "period": periods.CHOSEN, "first": days.starts.date().isoformat(),
+        "last": (days.ends - timedelta(microseconds=1)).date().isoformat(), "model": row.model,
+    }  # fmt: skip
+    for name, prefix, key in (("key", "key", row.api_key_id), ("project", "proj", row.project_id)):
+        if key is not None:
+            asked[name] = ids.show(prefix, key)
+    return f"{here.place('requests')}?{urlencode(asked)}"
 
 
 def _action(payment: Payment | None) -> str:

@@ -62,6 +62,23 @@ def day(at: datetime | None, zone: ZoneInfo) -> str:
 
 
 @register.filter
+def short_day(at: datetime | None, zone: ZoneInfo) -> str:
+    """A day in a zone, for tables."""
+    return "–" if at is None else f"{at.astimezone(zone):%-d %b %Y}"
+
+
+@register.filter
+def period(starts: datetime | None, ends: datetime | None) -> str:
+    """A time by its days, from instants in their zone: a whole month by its name, ends exclusive."""
+    if starts is None or ends is None:
+        return "–"
+    last = ends - timedelta(microseconds=1)
+    if (starts.day, ends.day, starts.year, starts.month) == (1, 1, last.year, last.month):
+        return f"{starts:%B %Y}"
+    return f"{starts:%-d %b %Y}" if starts.date() == last.date() else f"{starts:%-d %b %Y} – {last:%-d %b %Y}"
+
+
+@register.filter
 def last_day(end: datetime | None, zone: ZoneInfo) -> str:
     """The last day of a time that ends, exclusively, at an instant."""
     return "–" if end is None else day(end - timedelta(microseconds=1), zone)

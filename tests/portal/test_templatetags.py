@@ -81,3 +81,25 @@ def test_a_time_that_ends_at_midnight_ends_the_day_before() -> None:
     end = datetime(2026, 7, 31, 22, tzinfo=UTC)
     assert portal.last_day(end, ZoneInfo("Europe/Berlin")) == "31 July 2026"
     assert portal.last_day(None, ZoneInfo("UTC")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "shown"),
+    [
+        ((2026, 2, 1), (2026, 3, 1), "February 2026"),
+        ((2026, 12, 1), (2027, 1, 1), "December 2026"),
+        ((2026, 1, 1), (2026, 3, 1), "1 Jan 2026 – 28 Feb 2026"),
+        ((2026, 1, 31), (2026, 2, 28), "31 Jan 2026 – 27 Feb 2026"),
+        ((2026, 1, 5), (2026, 1, 6), "5 Jan 2026"),
+    ],
+)
+def test_a_whole_month_is_told_by_its_name(
+    starts: tuple[int, int, int], ends: tuple[int, int, int], shown: str
+) -> None:
+    assert portal.period(datetime(*starts, tzinfo=UTC), datetime(*ends, tzinfo=UTC)) == shown
+    assert portal.period(None, None) == "–"
+
+
+def test_a_day_in_a_table_is_short() -> None:
+    assert portal.short_day(datetime(2026, 7, 31, 22, tzinfo=UTC), ZoneInfo("Europe/Berlin")) == "1 Aug 2026"
+    assert portal.short_day(None, ZoneInfo("UTC")) == "–"
