@@ -44,7 +44,7 @@ OVERDUE_SECONDS = 0.25
 # While one group waits for the disk another is written. More at once only make the groups smaller.
 WRITERS = 2
 # For the same reason the second waits until it is as large as the first, or has so many requests.
-ENOUGH = 64
+ENOUGH = 32
 # A group that takes this long waits for somebody; others need not wait with it.
 STUCK_SECONDS = 0.1
 WRITERS_MAX = 5
