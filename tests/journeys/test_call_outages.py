@@ -1,6 +1,7 @@
 """A model call while a part of it fails at each stage: the database, the provider, the client's line.
 
-Everything runs over real lines with a proxy in each. After each the record, the hold and the wallet are right.
+Everything runs over real lines with a proxy in each. The broker is gone all the time, for a call has no use for one
+at any stage. After each the record, the hold and the wallet are right.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from billing import holds
 from billing.models import Hold, Wallet
+from core.embedded import Valkey
 from gateway import outcomes
 from metering.models import RequestLog
 from tests.billing.world import rows
@@ -57,17 +59,26 @@ class Lines(NamedTuple):
 @pytest.fixture
 def lines(books: Books, tmp_path: Path) -> Iterator[Lines]:
     """The product with a provider behind it and a client before it."""
-    with Upstream() as fake, Chaos(("127.0.0.1", fake.port)) as provider, Chaos(socket_of(books.url)) as database:
+    with (
+        Upstream() as fake,
+        Chaos(("127.0.0.1", fake.port)) as provider,
+        Chaos(socket_of(books.url)) as database,
+        Valkey(data_dir=tmp_path / "broker", durable=False) as valkey,
+        Chaos(valkey.url().removeprefix("redis+socket://")) as broker,
+    ):
         fake.then(Act())
         callers.channel(fake, base_url=f"http://127.0.0.1:{provider.port}/v1")
         acme = callers.house()
         headers = {"Authorization": f"Bearer {acme.keys['organization'].secret}"}
+        settings = {"WEB_WORKERS": "1", "CELERY_BROKER_URL": f"redis://127.0.0.1:{broker.port}/0"}
         with (
-            running(folder=tmp_path, url=database.database_url(books.url), WEB_WORKERS="1") as web,
+            running(folder=tmp_path, url=database.database_url(books.url), **settings) as web,
             Chaos(("127.0.0.1", web.port)) as client,
             httpx.Client(base_url=f"http://127.0.0.1:{client.port}", headers=headers, timeout=30) as http,
         ):
+            broker.fault, before = cut(Speaker.CLIENT), broker.links
             yield Lines(acme, fake, database, provider, client, http)
+            assert broker.links == before, "a call asked the broker"
 
 
 def test_the_database_goes_while_the_money_is_set_aside(lines: Lines) -> None:
