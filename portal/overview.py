@@ -81,7 +81,9 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     spent = [money.ZERO] * DAYS
     if sees_usage:
         lines, _ = requests.page(here, Filters(), limit=REQUESTS_SHOWN)
-        context |= {"lines": lines, "top_keys": top_keys(here, now=now) if lines else []}
+        dearest = top_keys(here, now=now) if lines else []
+        places = usage.places(used.cost_usd for _, _, used in dearest)
+        context |= {"lines": lines, "top_keys": dearest, "places": places}
         told = _used(here, edges)
         spent = told.pop("spent")
         context |= told

@@ -1,6 +1,6 @@
 """What was used in a period: by day, told apart by model, key, project or member; as a chart, a table and a file."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -204,15 +204,14 @@ def _page(request: HttpRequest, here: Desk, form: Asked, told: Report) -> HttpRe
     context = {
         "form": form, "told": told, "period": periods.told(told.period), "group": GROUPS[asked["by"]],
         "chart": charts.stacked(columns, unit=unit), "measure": label, "days": days,
-        "places": _places(told),
+        "places": places([row.used.cost_usd for row in told.rows] + [used.cost_usd for _, _, used in days]),
         "file": f"{here.place('usage')}?{urlencode({**query, 'format': 'csv'})}",
     }  # fmt: skip
     return desk.render(request, "usage", context)
 
 
-def _places(told: Report) -> int:
-    """How many decimals the costs of the tables have: cents, where they do not hide what there is."""
-    costs = [row.used.cost_usd for row in told.rows] + [sum_of(of_day.values()).cost_usd for _, of_day in told.by_day]
+def places(costs: Iterable[Decimal]) -> int:
+    """How many decimals the costs of a table have: cents, where they do not hide what there is."""
     return 6 if any(0 < abs(cost) < CENTS_FROM for cost in costs) else 2
 
 

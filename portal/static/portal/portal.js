@@ -68,10 +68,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   event.detail.serverResponse = answer.innerHTML;
 });
 
-// What a bar says is told by the tip; without this file it would be by its title. A chart that is wider than the
-// screen shows its latest days first.
+// What a bar says is told by the tip; without this file it would be by its title.
 document.addEventListener("htmx:load", (event) => {
-  event.detail.elt.querySelectorAll(".chart").forEach((chart) => { chart.scrollLeft = chart.scrollWidth; });
   event.detail.elt.querySelectorAll("[data-label] > title").forEach((title) => title.remove());
 });
 
