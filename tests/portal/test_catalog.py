@@ -47,7 +47,7 @@ def shown(client: Any, slug: str = "deepseek-chat") -> str:
 
 
 def test_rates_are_those_of_the_catalog_without_a_rule(acme: Organization) -> None:
-    assert "deepseek-chat DeepSeek Chat DeepSeek 64K $0.27 $0.07 $1.10 tools json" in shown(owner(acme))
+    assert "deepseek-chat DeepSeek Chat $0.27 $0.07 $1.10 64K DeepSeek tools json" in shown(owner(acme))
 
 
 def test_the_rule_of_a_price_group_is_announced_and_then_paid(
@@ -65,7 +65,7 @@ def test_the_rule_of_a_price_group_is_announced_and_then_paid(
     assert "Prices that change soon" not in text(other.get("/portal/other/models", {"q": "deepseek-chat"}))
     move_to(monkeypatch, at + timedelta(minutes=1))
     now = text(client.get(MODELS, {"q": "deepseek-chat"}))
-    assert "64K $0.405 $0.27 $0.105 $1.65 $1.10 tools" in now
+    assert "DeepSeek Chat $0.405 $0.27 $0.105 $1.65 $1.10 64K DeepSeek" in now
     assert "Prices that change soon" not in now
     assert "$0.405" not in text(other.get("/portal/other/models", {"q": "deepseek-chat"}))
     page = text(client.get(f"{MODELS}/deepseek-chat"))

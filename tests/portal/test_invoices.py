@@ -46,7 +46,7 @@ def test_the_list_tells_documents_apart_and_by_what_is_chosen(acme: Organization
     papers.statement(acme)
     client = owner(acme)
     told = text(client.get(INVOICES))
-    assert "TB-2026-000001 Invoice January 2026 $1,190.00 $0.00 $1,190.00 to be paid 2 Nov 2026 PDF CSV" in told
+    assert "TB-2026-000001 Invoice, January 2026 $1,190.00 $0.00 $1,190.00 to be paid 2 Nov 2026 PDF CSV" in told
     assert "Statement February 2026 −$2.35 – – issued 2 Nov 2026" in told
     chosen = text(client.get(INVOICES, {"kind": "statement"}))
     assert ("TB-2026-000001" in chosen, "February 2026" in chosen) == (False, True)
