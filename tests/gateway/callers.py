@@ -115,7 +115,7 @@ class Calling:
             self.heard.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
             self.heard.body += message.get("body", b"")
-            self._events += message.get("body", b"").startswith(b"data: ")
+            self._events += message.get("body", b"").startswith((b"data: ", b"event: "))
         if self._leave_after is not None and self.heard.status and self._events >= self._leave_after:
             self._gone.set()
 

@@ -390,11 +390,17 @@ def test_a_stream_that_breaks_off_says_so_and_what_came_is_billed(acme: House, f
     assert body["usage"]["cost"]["total_cost"] == record.cost_usd > 0
 
 
-def test_a_client_that_leaves_a_stream_is_billed_the_providers_counts(acme: House, fake: Upstream) -> None:
-    ask(acme, stream=True, leave_after=1)
-    callers.settled()
-    record = acme.records[-1]
-    assert (record.output_tokens, str(record.cost_usd)) == (200, "0.000362000000")
+def test_a_client_that_leaves_a_stream_anywhere_is_billed_the_providers_counts(acme: House, fake: Upstream) -> None:
+    for point in range(20):
+        fake.then(Act(words=["Two "] * 20, fault="pause", at=point + 1))
+        ask(acme, stream=True, leave_after=point)
+        fake.go()
+        callers.settled()
+        assert len(acme.records) == point + 1
+        record = acme.records[-1]
+        assert (record.outcome, record.output_tokens, str(record.cost_usd)) == (
+            "client_aborted", 200, "0.000362000000",
+        ), point  # fmt: skip
 
 
 def test_a_failure_before_the_first_word_is_a_plain_error(acme: House, fake: Upstream) -> None:
