@@ -94,8 +94,9 @@ def by_key(owner: Organization, key: ApiKey, *authorizations: Hold | None) -> No
 def happen() -> None:
     """All of it, on fresh books."""
     history.happen()
-    soon = now() + timedelta(seconds=1.5)
     brief = _promise()
+    # Long enough for a busy machine to come to what must begin before it.
+    soon = now() + timedelta(seconds=4)
     _give(until=soon)
     _owe()
     daily = world.organization("daily")
