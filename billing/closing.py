@@ -286,6 +286,7 @@ class _Flow(NamedTuple):
 
     @property
     def net(self) -> Decimal:
+        """What came less what went."""
         return self.came - self.went
 
 

@@ -9,7 +9,6 @@ again.
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from billing import invoices, ledger, payments
 from billing.ledger import Back, Move
@@ -184,8 +183,3 @@ class _Posting:
             "reason": f"dispute {state}", "at": started_at(),
         }  # fmt: skip
         row.tax_usd = invoices.take_back(**about).tax_usd if state == State.LOST else invoices.take_again(**about)
-
-
-def open_of(organization_id: UUID) -> list[Dispute]:
-    """Disputes of an organization that nobody has decided yet, oldest first."""
-    return list(Dispute.objects.filter(organization_id=organization_id, state=State.OPEN).order_by("pk"))

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing import adjustments, disputes, refunds, topups
+from billing import adjustments, refunds, topups
 from billing.models import Dispute
 from core import errors
 from tests.billing.paying import (
@@ -32,14 +32,15 @@ def test_what_a_disputed_payment_still_holds_is_frozen_and_released_when_it_is_w
     adjustments.ask(organization_id=acme.pk, kind="debit", amount_usd=Decimal(20), reason="spent", by=BY)
     dispute = fake.open_dispute(made.intent_id or "")
     deliver(fake)
-    (row,) = disputes.open_of(acme.pk)
+    row = Dispute.objects.get(organization=acme, state="open")
     assert (row.frozen_usd, standing(acme).posted, standing(acme).overdraft) == (30, 0, 0)
     # Stripe has taken the payment and 15 dollars.
     assert (account("disputes"), clearing() * 100) == (-20, fake.balance())
     fake.close_dispute(dispute, won=True)
     deliver(fake)
     assert (standing(acme).posted, account("disputes"), clearing() * 100) == (30, 0, fake.balance())
-    assert disputes.open_of(acme.pk) == []
+    row.refresh_from_db()
+    assert row.state == "won"
     assert rows("SELECT kind FROM outbox WHERE kind LIKE 'dispute.%' ORDER BY id") == [
         ("dispute.opened",),
         ("dispute.closed",),
