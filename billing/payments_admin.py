@@ -14,11 +14,11 @@ from django.utils.safestring import SafeString
 
 from billing import payments, refunds, settlement, topups
 from billing.models import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent, TopUpLimit, Transfer
-from billing.money_admin import ReasonForm, transfer_link, wallet_link
+from billing.money_admin import ReasonForm, ids_of, transfer_link, wallet_link
 from billing.processor import client, inbox
 from core import money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section
-from core.markup import NOTHING, as_facts, link, paragraphs, stamp, table
+from core.markup import NOTHING, as_facts, link, paragraphs, refer, stamp, table
 from metering.admin import find_organization
 from ops import approvals
 from ops.admin import RIGHTS, SUBJECTS, question_table, questions, second_person
@@ -142,7 +142,7 @@ class PaymentAdmin(ActsAdmin[Any]):
     search_fields = ("organization__slug", "intent_id", "session_id", "charge_id")
     search_help_text = "A pay_ id, an organization's slug, or one of Stripe's ids (pi_, cs_, ch_)."
     fields = (
-        *("shown_id", "organization", "wallet", "purpose", "subject_id", "method", "card", "amount", "tax", "state"),
+        *("shown_id", "organization", "wallet", "purpose", "subject", "method", "card", "amount", "tax", "state"),
         *("parked", "failure_code", "failure_message", "received", "refunded", "fee", "surplus"),
         *("session_id", "intent_id", "charge_id", "attempts", "called_at", "next_look_at", "deadline_at"),
         *("created_at", "settled_at", "went_back", "contested", "transfers"),
@@ -160,6 +160,12 @@ class PaymentAdmin(ActsAdmin[Any]):
             possible=lambda row: row.received_usd > row.refunded_usd, right="billing.add_refund",
         ),
     )  # fmt: skip
+
+    @admin.display(description="what for")
+    def subject(self, row: Payment) -> str:
+        """The top-up or the invoice that it pays."""
+        page = "billing_topup" if row.purpose == Payment.Purpose.TOPUP else "billing_invoice"
+        return refer(page, ids_of(page), row.subject_id)
 
     @admin.display(description="wallet")
     def wallet(self, row: Payment) -> SafeString:

@@ -1007,7 +1007,7 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
     search_fields = ("pk",)
     search_help_text = "A quar_ id, an organization's slug, “slug event-id”, or a model's id."
     fields = (
-        *("shown_id", "reason", "detail", "organization", "scope", "model", "event_id", "age"),
+        *("shown_id", "reason", "detail", "organization", "reported_for", "model", "event_id", "age"),
         *("occurred_at", "recorded_at", "resolved_at", "reporter", "print_text", "event_text"),
     )
 
@@ -1063,6 +1063,14 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
     def age(self, row: Quarantine) -> str:
         """Since it was received."""
         return timesince(row.recorded_at, clock.now())
+
+    @admin.display(description="reported for")
+    def reported_for(self, row: Quarantine) -> str:
+        """What the event named, as it was told apart by: an organization of ours by its id."""
+        try:
+            return ids.show("org", UUID(row.scope))
+        except ValueError:
+            return row.scope
 
     @admin.display(description="reported by")
     def reporter(self, row: Quarantine) -> str:

@@ -277,7 +277,7 @@ def test_a_transfer_is_found_by_id_number_and_reference(root: Client, acme: Orga
     row = Transfer.objects.get(organization=acme, kind=TransferKind.GRANT)
     found = desk.read(root, desk.listing(Transfer), q=text.format(id=row, seq=row.seq, reference=row.reference))
     assert found.address == desk.page(row)
-    assert cells_of_page(found.text, "reference") == "welcome:acme-labs"
+    assert cells_of_page(found.text, "cause") == "welcome:acme-labs"
 
 
 def test_a_transfer_of_another_organization_is_not_found_under_this_one(root: Client, acme: Organization) -> None:
@@ -699,7 +699,7 @@ def test_a_margin_is_shown_on_the_record_and_in_the_list(root: Client, acme: Org
         books.charge(acme, metering.event(event_id=event_id, provider_cost_usd=None if cost is None else Decimal(cost)))
     corrections.void(organization_id=acme.pk, event_id="gain", reason="x", by=world.BY)
     listed = desk.read(root, desk.listing(UsageRecord), organization="acme-labs")
-    assert desk.buttons(listed) == ["Margins"]
+    assert desk.buttons(listed) == ["Margins", "Sales by organization"]
     # The void has none of its own, and nobody said anything of the fixture's three.
     assert sorted(cells(listed.text, "margin")) == ["-"] * 5 + ["-0.000138", "0.000262", "0.000362"]
     shown = {

@@ -24,14 +24,19 @@ window.addEventListener("load", () => {
       part.tabIndex = 0;
     }
   }
-  for (const box of document.querySelectorAll(".select2-selection")) {
-    const asked = box.closest(".select2-container")?.previousElementSibling;
-    const label = asked?.labels?.[0];
-    if (label) {
-      box.setAttribute("aria-label", label.textContent.trim());
+  // After the handlers of those who draw them.
+  setTimeout(() => {
+    for (const box of document.querySelectorAll(".select2-selection")) {
+      const label = box.closest(".select2-container")?.previousElementSibling?.labels?.[0];
+      if (label) {
+        for (const part of [box, ...box.querySelectorAll("[role=textbox]")]) {
+          part.removeAttribute("aria-labelledby");
+          part.setAttribute("aria-label", label.textContent.trim());
+        }
+      }
     }
-  }
-  for (const hint of document.querySelectorAll("span[aria-label]:not([role])")) {
-    hint.setAttribute("role", "img");
-  }
+    for (const hint of document.querySelectorAll("span[aria-label]:not([role])")) {
+      hint.setAttribute("role", "img");
+    }
+  });
 });
