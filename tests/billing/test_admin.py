@@ -674,9 +674,11 @@ def test_explanations_and_margins_are_for_those_who_may_see_usage(acme: Organiza
     void(acme, "evt_1")
     stranger = desk.clerk("view_transfer", "view_wallet")
     viewer = desk.clerk("view_usagerecord", email="viewer@example.com")
-    for place in (explain_page(record), MARGINS):
+    buyer = desk.clerk("view_providerbill", email="buyer@example.com")
+    for place, seer, blind in ((explain_page(record), viewer, buyer), (MARGINS, buyer, viewer)):
         assert stranger.get(place).status_code == 403
-        assert viewer.get(place).status_code == 200
+        assert blind.get(place).status_code == 403
+        assert seer.get(place).status_code == 200
         assert Client().get(place)["Location"].startswith("/admin/login/")
     # What was corrected is for those who may see corrections.
     assert "sent by mistake" not in desk.read(viewer, explain_page(record)).text

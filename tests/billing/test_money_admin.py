@@ -273,7 +273,7 @@ def test_a_large_act_waits_says_where_and_is_carried_out_after_a_second_person(
     own = desk.send(root, desk.page(asked, "grant"))
     assert desk.said(own) == ["error: A second person has to decide this."]
 
-    second = desk.clerk("view_approval", "change_approval", "view_adjustment", "change_adjustment")
+    second = desk.clerk("view_approval", "change_approval", "view_adjustment", "change_adjustment", "add_adjustment")
     question = desk.read(second, desk.page(asked))
     assert f'<a href="{desk.page(act)}">{act}</a>' in question.text
     desk.send(second, desk.page(asked, "grant"))
@@ -287,7 +287,7 @@ def test_a_large_act_waits_says_where_and_is_carried_out_after_a_second_person(
 
 def test_what_a_second_person_refused_is_closed_and_moves_nothing(root: Client, acme: Organization) -> None:
     act = ask(acme, "501")
-    second = desk.clerk("view_approval", "change_approval")
+    second = desk.clerk("view_approval", "change_approval", "add_adjustment")
     desk.send(second, desk.page(Approval.objects.get(), "refuse"))
     done = desk.send(root, desk.page(act, "carry-out"))
     assert desk.said(done) == ["warning: A second person refused it: nothing was moved, and it is closed."]

@@ -584,7 +584,7 @@ def test_a_large_change_waits_for_a_second_person_and_says_where(root: Client) -
     desk.send(root, desk.page(made, "publish"))
     assert Approval.objects.count() == 1
 
-    clerk = desk.clerk("view_approval", "change_approval")
+    clerk = desk.clerk("view_approval", "change_approval", "change_pricedraft")
     question = desk.read(clerk, desk.page(asked, "grant"))
     assert f"{desk.MODEL} input: 0.27 to 0.54<br>" in question.text
     assert f'<a href="{desk.page(made)}">{made}</a>' in question.text
@@ -599,7 +599,7 @@ def test_a_large_change_waits_for_a_second_person_and_says_where(root: Client) -
 def test_a_refused_draft_stays_unpublished_and_says_who_refused(root: Client) -> None:
     made = change("0.54")
     desk.send(root, desk.page(made, "publish"))
-    clerk = desk.clerk("view_approval", "change_approval")
+    clerk = desk.clerk("view_approval", "change_approval", "change_pricedraft")
     desk.send(clerk, desk.page(Approval.objects.get(), "refuse"))
     done = desk.send(root, desk.page(made, "publish"))
     assert desk.said(done)[0].startswith("warning: A second person refused this, so it stays as it is")
