@@ -15,6 +15,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 # Checks of the source reach no database, whatever the caller's environment names.
 OFFLINE := env -u DATABASE_URL -u CELERY_BROKER_URL DATA_DIR=$(CURDIR)/.data/none PYTHONWARNINGS=ignore::RuntimeWarning
+# As a production has it; nothing is connected to.
+PRODUCTION := $(OFFLINE) DATABASE_URL=postgresql://nobody@127.0.0.1:1/nothing CELERY_BROKER_URL=redis://127.0.0.1:1/0 \
+	SECRET_KEY=only-for-this-check-0123456789-abcdefghijklmnopqrstuvwxyz ALLOWED_HOSTS=tollbook.example HTTPS=1 TRUSTED_PROXIES=1
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: up test check static grouped bench soak demo lock openapi guards
@@ -45,6 +48,7 @@ static: $(DEVELOPMENT)
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
 	$(OFFLINE) $(MANAGE) makemigrations --check --dry-run
+	$(PRODUCTION) $(MANAGE) check --deploy --fail-level WARNING
 	$(OFFLINE) $(MANAGE) spectacular --format openapi-json --fail-on-warn --validate --file $(VENV)/openapi.json
 	cmp docs/openapi.json $(VENV)/openapi.json || { echo "docs/openapi.json is out of date: run make openapi"; exit 1; }
 

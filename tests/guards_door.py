@@ -72,3 +72,9 @@ def _() -> Disabled:
 def _() -> Disabled:
     """Whoever asked cannot decide through another account that is theirs or was in their hands."""
     return patched("ops.approvals._refuse_second_account", lambda *_: None)
+
+
+@guard("large_amounts_need_two")
+def _() -> Disabled:
+    """What is more than the limit waits until somebody else than whoever asked has granted it."""
+    return patched("ops.approvals.decision", lambda **_: True)
