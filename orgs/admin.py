@@ -1,5 +1,6 @@
 """The desk's pages of who."""
 
+import re
 from typing import Any, cast
 
 from django import forms
@@ -23,6 +24,9 @@ from orgs import audit, externals, keys, members, organizations, permissions, pr
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
 from orgs.ratelimits import Limits
+
+# How the audit trail writes an act: api_key.revoked.
+VERB = re.compile(r"[a-z_]+\.[a-z_]+")
 
 # What their own apps show: secrets, and rights that come from code (``orgs.roles``).
 for _theirs in (Group, TOTPDevice, StaticDevice):
@@ -84,6 +88,19 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
         """Superusers, likewise."""
         return cast(User, request.user).is_superuser
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Store which roles and rights somebody has; the trail tells which they had."""
+        before = _rights(form.instance)
+        super().save_related(request, form, formsets, change)
+        after = _rights(form.instance)
+        if before != after:
+            audit.note(
+                actor=actor(request),
+                verb="user.rights_changed",
+                subject=form.instance,
+                details={"before": before, "after": after},
+            )
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Set somebody's password, which ends their sessions. It is in the trail; what it is, is not."""
         with transaction.atomic():
@@ -96,6 +113,15 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
     def keep(self, request: HttpRequest, row: User, *, form: ModelForm[User], new: bool) -> User:
         """Store the person; one made inactive loses their keys at once."""
         return organizations.keep_user(row, by=actor(request), changed=form.changed_data, new=new)
+
+
+def _rights(person: User) -> dict[str, list[str]]:
+    """Roles and single rights of a person."""
+    rights = person.user_permissions.values_list("content_type__app_label", "codename")
+    return {
+        "roles": sorted(person.groups.values_list("name", flat=True)),
+        "rights": sorted(".".join(each) for each in rights),
+    }
 
 
 class ReasonForm(forms.Form):
@@ -429,19 +455,29 @@ class RateLimitAdmin(ActsAdmin[RateLimit]):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(BooksAdmin[AuditEntry]):
-    """Who did what."""
+    """Who did what, when and why; what was before, and what after."""
 
     list_display = ("at", "organization", "actor_kind", "actor_label", "verb", "subject_id")
+    list_filter = (("at", admin.DateFieldListFilter), "actor_kind")
     list_select_related = ("organization",)
     exclude = ("details",)
     readonly_fields = ("what",)
     search_fields = ("=subject_id",)
-    search_help_text = "The id of what was changed (key_…, mem_…, org_…) or an organization's slug."
+    search_help_text = (
+        "The id of what was changed (key_…, mem_…, org_…), an organization's slug, the e-mail address of who did it, "
+        "or what was done (wallet.frozen)."
+    )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[AuditEntry], search_term: str
     ) -> tuple[QuerySet[AuditEntry], bool]:
-        """By slug or by subject, each through its index."""
+        """By slug, subject, person or act, each through its index."""
+        text = search_term.strip()
+        if "@" in text:
+            person = User.objects.filter(email=text.lower()).first()
+            return (queryset.none() if person is None else queryset.filter(actor_id=audit.user(person).id)), False
+        if VERB.fullmatch(text):
+            return queryset.filter(verb=text), False
         organization = Organization.objects.filter(slug=search_term.strip().lower()).first()
         if organization is not None:
             return queryset.filter(organization_id=organization.pk), False

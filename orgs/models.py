@@ -333,6 +333,8 @@ class AuditEntry(models.Model):
         indexes = (
             models.Index(fields=("organization", "-id"), name="audit_by_organization"),
             models.Index(fields=("subject_id", "-id"), name="audit_by_subject"),
+            models.Index(fields=("actor_id", "-id"), name="audit_by_actor"),
+            models.Index(fields=("verb", "-id"), name="audit_by_verb"),
         )
 
     def __str__(self) -> str:

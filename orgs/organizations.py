@@ -20,6 +20,8 @@ from orgs.models import SLUG_PATTERN, Organization, User
 
 PERSONAL_PREFIX = "personal-"
 NAME_LENGTH_MAX = 100
+# What the audit trail tells of a person, as it was and as it is.
+TOLD = ("email", "first_name", "last_name", "is_active", "is_staff", "is_superuser")
 
 _SLUG = re.compile(SLUG_PATTERN)
 # Names in the zone database that mean no place.
@@ -135,12 +137,18 @@ def keep_user(user: User, *, by: Actor, changed: Collection[str], new: bool) -> 
     A person made inactive loses their keys at once.
     """
     user.email = user.email.strip().lower()
+    stored = User.objects.filter(pk=user.pk).values(*TOLD).first() or dict.fromkeys(TOLD)
     user.save()
+    differs = [name for name in TOLD if stored[name] != getattr(user, name)]
     audit.note(
         actor=by,
         verb="user.created" if new else "user.changed",
         subject=user,
-        details={"changed": sorted(changed)},
+        details={
+            "changed": sorted(changed),
+            "before": {name: stored[name] for name in differs},
+            "after": {name: getattr(user, name) for name in differs},
+        },
     )
     ensure_personal(user, by=by)
     caches.bump()

@@ -300,3 +300,47 @@ def test_the_pages_are_closed_to_customers(db: None) -> None:
         answer = client.get(page(model))
         assert answer.status_code == 302
         assert re.search("/admin/login/", answer.headers["Location"])
+
+
+def test_the_trail_is_searched_by_person_and_by_act(desk: Client) -> None:
+    acme = fill(1, prefix="x")
+    desk.post(page(ApiKey), {"action": "revoke", "_selected_action": [ApiKey.objects.for_org(acme.pk)[0].pk]})
+    for asked in ("ROOT@example.com", "key.revoked"):
+        found = desk.get(page(AuditEntry), {"q": asked}).context["cl"].result_list
+        assert [(row.verb, row.actor_label) for row in found] == [("key.revoked", "root@example.com")], asked
+    assert len(desk.get(page(AuditEntry), {"q": "nobody@example.com"}).context["cl"].result_list) == 0
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        for column in ("actor_id", "verb"):
+            cursor.execute(f"EXPLAIN SELECT * FROM audit_entry WHERE {column} = 'x' ORDER BY id DESC LIMIT 50")
+            assert "Index" in str(cursor.fetchall())
+
+
+def test_what_a_person_may_is_told_before_and_after_and_changed_by_superusers_only(desk: Client) -> None:
+    from django.contrib.auth.models import Group, Permission
+
+    ada = User.objects.create_user("ada@example.com", PASSWORD)
+    filled = {"email": "ada@example.com", "is_active": "on", "is_staff": "on"}
+    support = Group.objects.get(name="Support")
+    assert desk.post(page(User, "change", ada.pk), {**filled, "groups": [support.pk]}).status_code == 302
+    changed = AuditEntry.objects.get(verb="user.changed")
+    rights = AuditEntry.objects.get(verb="user.rights_changed")
+    assert (changed.details["before"], changed.details["after"]) == ({"is_staff": False}, {"is_staff": True})
+    assert rights.details == {
+        "before": {"roles": [], "rights": []},
+        "after": {"roles": ["Support"], "rights": []},
+    }
+    fresh = "a wholly different phrase"
+    sent = {"password1": fresh, "password2": fresh, "usable_password": "true"}
+    assert desk.post(f"/admin/orgs/user/{ada.pk}/password/", sent).status_code == 302
+    told = AuditEntry.objects.get(verb="user.password_set")
+    assert (told.actor_label, fresh in str(told.details)) == ("root@example.com", False)
+    # Nobody lifts themselves up by a right to change accounts.
+    ada.refresh_from_db()
+    ada.user_permissions.set(Permission.objects.filter(codename__in=("change_user", "view_user", "add_user")))
+    client = Client()
+    client.force_login(ada)
+    assert client.get(page(User, "change", ada.pk)).status_code == 200
+    for kind, args in (("change", (ada.pk,)), ("add", ())):
+        assert client.post(page(User, kind, *args), {**filled, "is_superuser": "on"}).status_code == 403
+    assert client.post(f"/admin/orgs/user/{ada.pk}/password/", sent).status_code == 403
