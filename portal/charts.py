@@ -169,6 +169,8 @@ def _marked(amount: Decimal, unit: str) -> str:
             return f"{'$' if unit == '$' else ''}{short}{letter}".replace("$-", "−$")
     if unit == "$" and abs(amount) >= 1000:
         return f"${amount:,.0f}".replace("$-", "−$")
+    if unit == "$" and amount == round(amount, 2):
+        return f"${amount:.2f}".replace("$-", "−$")
     return shown(amount, unit)
 
 

@@ -186,12 +186,12 @@ def steps(here: Desk, state: State | None) -> list[Step]:
     has_key = ApiKey.objects.for_org(here.organization.pk).filter(revoked_at__isnull=True).exists()
     return [
         Step("Make a key", "It goes into every call, and is shown once.", _place(here, "keys"), has_key),
-        Step("Make a call", "The quickstart has one ready to be copied.", _place(here, "quickstart"), False),
         Step(
             "Add credit", "Calls are paid from it as they end.",
             _place(here, "credit") if here.may(permissions.BILLING_MANAGE) else None,
             state is not None and state.balance_usd > 0,
         ),
+        Step("Make a call", "The quickstart has one ready to be copied.", _place(here, "quickstart"), False),
     ]  # fmt: skip
 
 

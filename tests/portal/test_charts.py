@@ -1,6 +1,6 @@
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal import charts
@@ -50,9 +50,17 @@ def test_what_was_taken_back_counts_and_is_not_drawn() -> None:
 
 
 def test_large_marks_are_short() -> None:
-    told = [(1_200_000, ""), (750_000, ""), (2_250_000_000, ""), (1500, "$"), (3_000_000, "$"), (-2000, "$")]
+    told: list[tuple[int | str, str]] = [
+        (1_200_000, ""),
+        (750_000, ""),
+        (2_250_000_000, ""),
+        (1500, "$"),
+        (3_000_000, "$"),
+        (-2000, "$"),
+    ]
+    told += [("0.5", "$"), ("0.0075", "$"), ("-0.25", "$")]
     assert [charts._marked(Decimal(amount), unit) for amount, unit in told] == [
-        "1.2M", "750,000", "2.25B", "$1,500", "$3M", "−$2,000",
+        "1.2M", "750,000", "2.25B", "$1,500", "$3M", "−$2,000", "$0.50", "$0.00750", "−$0.25",
     ]  # fmt: skip
 
 
@@ -83,6 +91,7 @@ def test_a_trend_of_nothing_is_drawn_on_its_floor() -> None:
     assert trend([("1 May", Decimal(0))]).line == "392.0,196.0"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(COLUMNS)
 def test_every_bar_lies_inside_the_picture_and_rows_add_up(columns: list[Column]) -> None:
     chart = stacked(columns)

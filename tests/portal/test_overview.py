@@ -186,18 +186,19 @@ def test_who_has_used_nothing_sees_three_steps_and_what_is_done_of_them(db: None
     page = owner(acme).get(PLACE)
     assert [(step.label, step.place, step.done) for step in page.context["steps"]] == [
         ("Make a key", "/portal/acme-labs/keys", False),
-        ("Make a call", "/portal/acme-labs/quickstart", False),
         ("Add credit", "/portal/acme-labs/credit", False),
+        ("Make a call", "/portal/acme-labs/quickstart", False),
     ]
     shown = text(page)
     assert "Begin here" in shown
+    assert "calls are refused" not in shown
     assert "Cost by day and model" not in shown
     world.organization_key(acme)
     grants.promote(organization_id=acme.pk, amount_usd=Decimal(1), reference="given", actor="tests", reason="given")
     page = owner(acme).get(PLACE)
-    assert [step.done for step in page.context["steps"]] == [True, False, True]
+    assert [step.done for step in page.context["steps"]] == [True, True, False]
     # Whoever may not pay is not sent to pay.
-    assert member(acme, "viewer").get(PLACE).context["steps"][2].place is None
+    assert member(acme, "viewer").get(PLACE).context["steps"][1].place is None
     charge(acme, event())
     assert "steps" not in owner(acme).get(PLACE).context
 
