@@ -212,6 +212,10 @@ def test_a_keys_cost_of_the_month_and_its_last_day_are_shown(db: None) -> None:
     page = owner(acme).get(PLACE).content.decode()
     assert f"{Decimal(COST)} USD" in page
     assert f"{clock.now():%-d %B %Y}" in page
+    its_own = owner(acme).get(one(key)).content.decode()
+    asked = f"/portal/acme-labs/requests?key={ids.show('key', key.pk)}"
+    assert asked in its_own
+    assert owner(acme).get(asked).status_code == 200
 
 
 def test_the_list_takes_as_many_queries_for_many_keys_as_for_one_and_has_pages(
