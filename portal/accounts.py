@@ -125,10 +125,7 @@ def welcome(request: HttpRequest, token: str) -> HttpResponse:
         return desk.refuse(request, error)
     except errors.ApiError as error:
         fault(form, error)
-    answer = desk.render(request, "welcome", {"form": form, "email": email})
-    # The address is a secret: no page that this one leads to learns it.
-    answer["Referrer-Policy"] = "no-referrer"
-    return answer
+    return desk.render(request, "welcome", {"form": form, "email": email})
 
 
 @never_cache
@@ -146,6 +143,11 @@ def organizations_page(request: HttpRequest) -> HttpResponse:
             desk.say(request, f"{made.name} is ready.")
             return HttpResponseRedirect(reverse("portal:overview", args=[made.slug]))
     return desk.render(request, "organizations", {"form": form, "own": desk.own(request.user)})
+
+
+def nowhere(request: HttpRequest, rest: str) -> HttpResponse:
+    """Any other address below ``/portal/``."""
+    return desk.refuse(request, errors.NotFound(f"Nothing is at {request.path}."))
 
 
 def fault(form: forms.Form, error: errors.ApiError) -> None:

@@ -85,4 +85,5 @@ urlpatterns = [
     path("portal/<slug:slug>/usage", usage.show, name="usage"),
     path("portal/<slug:slug>/requests", requests.show, name="requests"),
     path("portal/<slug:slug>/requests/<str:record_id>", requests.one, name="requests-one"),
+    path("portal/<path:rest>", accounts.nowhere, name="nowhere"),
 ]

@@ -123,3 +123,17 @@ def test_who_has_a_second_factor_is_asked_for_its_code_whichever_way_they_came(d
     opened = client.post(again["Location"], {"code": signing.code(secret)})
     assert opened["Location"].startswith("/portal/personal-")
     assert client.get("/portal/organizations").status_code == 200
+
+
+def test_a_form_that_has_gone_stale_is_told_so(db: None) -> None:
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/portal/sign-in", {"email": "ada@example.com", "password": PASSWORD})
+    assert answer.status_code == 403
+    assert "gone stale" in answer.content.decode()
+
+
+def test_an_address_below_the_portal_that_is_none_says_so(db: None) -> None:
+    answer = Client().get("/portal/acme-labs/no/such/page")
+    assert answer.status_code == 404
+    assert answer["Content-Type"].startswith("text/html")
+    assert "There is no such page" in answer.content.decode()
