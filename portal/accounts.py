@@ -145,7 +145,7 @@ def organizations_page(request: HttpRequest) -> HttpResponse:
     return desk.render(request, "organizations", {"form": form, "own": desk.own(request.user)})
 
 
-def nowhere(request: HttpRequest, rest: str) -> HttpResponse:
+def nowhere(request: HttpRequest, **_: str) -> HttpResponse:
     """Any other address below ``/portal/``."""
     return desk.refuse(request, errors.NotFound(f"Nothing is at {request.path}."))
 

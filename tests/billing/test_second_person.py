@@ -33,8 +33,8 @@ def owing(calendar: Clock, settings: Any) -> Organization:
 
 def acts(of: Organization) -> dict[str, tuple[str, dict[str, str]]]:
     """Each act that moves money, or lets it be owed: where it is posted to, and with what."""
-    wallet = {"args": [of.pk]}
-    bill = {"args": [document(of).pk]}
+    wallet: dict[str, Any] = {"args": [of.pk]}
+    bill: dict[str, Any] = {"args": [document(of).pk]}
     shown = {**MONEY, "amount_usd": "1", "reason": "as agreed"}
     money = {
         f"money: {kind}": (reverse("admin:billing_wallet_money", **wallet), {**shown, "kind": kind})

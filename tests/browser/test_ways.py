@@ -111,9 +111,8 @@ def _top_up(page: Page, product: Up, amount: str) -> None:
 
     def paid() -> str | None:
         page.goto(f"{product.base_url}/portal/eves-engines/credit")
-        return (
-            page.locator(".card:has-text('Balance') .figure").first.inner_text() if "$25.00" in page.content() else None
-        )
+        balance = page.locator(".card:has(.label:text-is('Balance')) .figure").inner_text()
+        return None if balance == "$0.00" else balance
 
     assert sooner_or_later(paid) == "$25.00"
 

@@ -182,7 +182,9 @@ def alone(*, secret: str, body: Any, key: str) -> tuple[int, str | None]:
         return {"type": "http.request", "body": raw}
 
     async def run() -> None:
-        await plane.application(scope, receive, send)
+        headers = plane.takes(scope)
+        assert headers is not None
+        await plane.application(scope, headers, receive, send)
         await upstream.close()
 
     asyncio.run(run())
