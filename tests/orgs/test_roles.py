@@ -91,7 +91,7 @@ def _place(address: str, name: str, page: str, of: admin.ModelAdmin[Any], kind: 
     if name in RIGHTS:
         shows = RIGHTS[name].partition(".")[2].startswith("view_")
         return Place(where, ("GET",) if shows else ("GET", "POST"), RIGHTS[name])
-    if kind in {"changelist", "history"} or address.endswith("<path:object_id>/change/"):
+    if kind in {"changelist", "history", "export"} or address.endswith("<path:object_id>/change/"):
         return Place(where, ("GET",), f"{app}.view_{model}")
     if kind == "delete" or (kind == "add" and isinstance(of, BooksAdmin)):
         return Place(where, ("POST",), "nobody")
