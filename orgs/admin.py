@@ -161,6 +161,10 @@ class SecondFactorAdmin(ActsAdmin[TOTPDevice]):
         counted: QuerySet[TOTPDevice] = rows.annotate(codes=Count("user__staticdevice__token_set"))
         return counted
 
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Nobody: a file would hold the secrets."""
+        return False
+
     def may_act(self, request: HttpRequest, act: Act) -> bool:
         """Superusers only, whatever rights somebody was given."""
         return cast(User, request.user).is_superuser and super().may_act(request, act)

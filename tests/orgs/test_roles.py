@@ -35,7 +35,12 @@ RIGHTS = {
     "metering_usagerecord_margins": "billing.view_providerbill",
 }
 # Superusers' own, whatever rights somebody has.
-SUPERUSERS = {"otp_totp_totpdevice_reset", "auth_user_password_change", "orgs_user_change_password"}
+SUPERUSERS = {
+    "otp_totp_totpdevice_reset",
+    "otp_totp_totpdevice_export",
+    "auth_user_password_change",
+    "orgs_user_change_password",
+}
 # Pages of everybody at the desk, and of everybody on the way in.
 OPEN = {
     "index", "login", "code", "enrol", "logout", "password_change", "password_change_done", "autocomplete", "jsi18n",

@@ -109,6 +109,9 @@ def test_a_reset_is_an_act_with_a_reason_that_closes_what_is_open(db: None) -> N
     shown = desk.read(root, f"/admin/otp_totp/totpdevice/{device.pk}/change/")
     for secret in (device.key, second_factor.written(device.key).replace(" ", "")):
         assert secret not in shown.text
+    exported = root.get("/admin/otp_totp/totpdevice/export/")
+    assert exported.status_code == 403
+    assert device.key not in exported.content.decode()
     assert root.post(place, {"reason": ""}).status_code == 200
     assert reaches(theirs)
     assert root.post(place, {"reason": "lost the phone"}).status_code == 302
