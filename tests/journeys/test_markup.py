@@ -70,7 +70,7 @@ def _write(model: type[models.Model], column: models.Field[Any, Any]) -> bool:
 def _marked(value: object) -> object:
     """A document whose texts hold markup; what reads as a number or an instant stays."""
     if isinstance(value, dict):
-        return {name: _marked(part) for name, part in value.items()}
+        return {name: part if name in UNREADABLE else _marked(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_marked(part) for part in value]
     if not isinstance(value, str) or value[:1].isdigit() or value[:1] == "-":

@@ -1,7 +1,11 @@
-from django.test import Client
+import re
 
-from core import clock
+from django.test import Client
+from django.urls import get_resolver
+
+from core import clock, ids
 from orgs import members
+from orgs.models import ApiKey, AuditEntry
 from tests.orgs import world
 from tests.portal.world import member, owner, signed_in
 
@@ -45,3 +49,38 @@ def test_the_root_leads_to_the_door_or_to_ones_own(db: None) -> None:
 def test_a_page_that_is_not_there_says_so(db: None) -> None:
     answer = owner(world.organization()).get("/portal/acme-labs/nothing-here")
     assert answer.status_code == 404
+
+
+_OPEN = {
+    "", "portal/", "portal/sign-in", "portal/sign-out", "portal/sign-up", "portal/forgotten",
+    "portal/welcome/<str:token>", "portal/organizations", "portal/<path:rest>",
+}  # fmt: skip
+
+
+def addresses() -> list[str]:
+    """Every path of an organization, by the URL configuration, with ids that are somebody's."""
+    acme = world.organization()
+    key = ids.show("key", world.organization_key(acme).key.pk)
+    found = []
+    for pattern in get_resolver("portal.urls").url_patterns:
+        path = str(pattern.pattern)
+        if path in _OPEN:
+            continue
+        assert path.startswith("portal/<slug:slug>/"), f"{path} is of no organization"
+        path = path.replace("<slug:slug>", acme.slug).replace("<str:key_id>", key)
+        found.append("/" + re.sub(r"<\w+:\w+>", "01K00000000000000000000000", path))
+    return found
+
+
+def test_who_is_no_member_finds_nothing_anywhere_and_changes_nothing(db: None) -> None:
+    paths = addresses()
+    assert len(paths) > 50
+    outsider, nobody = owner(world.organization("other")), Client()
+    before = AuditEntry.objects.count()
+    for path in paths:
+        for method in ("get", "post"):
+            assert getattr(outsider, method)(path).status_code in {404, 405}, (method, path)
+            answer = getattr(nobody, method)(path)
+            assert answer.status_code == 405 or answer["Location"].startswith("/portal/sign-in?next="), (method, path)
+    assert AuditEntry.objects.count() == before
+    assert ApiKey.objects.get().revoked_at is None
