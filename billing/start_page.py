@@ -38,7 +38,8 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What the first page shows to this person; unfold asks it by name (``UNFOLD`` in the settings)."""
     seen: Callable[[str], bool] = request.user.has_perm
     context |= {"waiting": list(_waiting(seen)), "money": list(_money(seen)), "days": DAYS}
-    if seen("metering.view_usagerecord"):
+    # What providers cost us is more than what customers used.
+    if seen("billing.view_providerbill"):
         start, end = figures.last_days(DAYS)
         context |= _sales(figures.sales(start=start, end=end), start, end)
     return context
