@@ -23,7 +23,7 @@ ESCAPED = "&lt;img src=x"
 ROWS = 2
 SPOILED_MAX = 50
 # Tables and columns whose texts the product itself writes and reads back: none but its own words gets into them.
-UNREADABLE = {"cache_epoch", "approval", "password", "time_zone"}
+UNREADABLE = {"cache_epoch", "approval", "password", "time_zone", "zone"}
 # Pages at which PAYLOAD must have been seen, so that the reading is of something: the models whose lists or rows
 # show a text that people or gateways send in.
 SHOWN_MIN = 20
