@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
@@ -61,7 +62,7 @@ from billing.money_admin import (
     wallet_link,
 )
 from billing.start_page import SOLD_HEADS, sold_cells
-from core import clock, ids, money
+from core import clock, errors, ids, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Tool, presence
 from core.errors import ApiError
 from core.http import from_exception
@@ -665,9 +666,34 @@ def sales_sections(found: Sequence[figures.Customer], first: date, after: date, 
     return [Section("", format_html("{}{}", shown, paragraphs(told)))]
 
 
+def _void(request: HttpRequest, row: UsageRecord, told: dict[str, Any]) -> Done:
+    # Nobody moves so much alone; such a record is balanced on the wallet's page, where a second person agrees.
+    if row.cost_usd > settings.MONEY_APPROVAL_USD:
+        raise errors.Conflict(
+            f"It cost more than {settings.MONEY_APPROVAL_USD} USD, which one person does not move: use Move money."
+        )
+    done = corrections.void(
+        organization_id=row.organization_id, event_id=row.event_id, reason=told["reason"], by=actor(request)
+    )
+    return Done(f"Voided: {money.plain(-done.cost_usd)} USD went back." if done.first else "It was voided before.")
+
+
 @admin.register(UsageRecord)
-class ChargedRecordAdmin(UsageRecordAdmin):
+class ChargedRecordAdmin(UsageRecordAdmin, ActsAdmin[UsageRecord]):
     """Usage records with the transfer that charged them, what was corrected since, and what is left of it."""
+
+    acts = (
+        Act(
+            "void",
+            "Void",
+            "All of what its event was charged goes back to where it came from, corrections included. It cannot be "
+            "charged again under the same event id.",
+            _void,
+            form=ReasonForm,
+            possible=lambda row: row.corrects_id is None,
+            right="billing.add_adjustment",
+        ),
+    )
 
     list_display: Any = (
         *("shown_id", "recorded", "model", "cost", "margin", "in_and_out", "status", "end_user", "event_id", "key"),
@@ -685,8 +711,8 @@ class ChargedRecordAdmin(UsageRecordAdmin):
         ]
 
     def tools(self, request: HttpRequest, row: UsageRecord) -> list[Tool]:
-        """The way to the explanation."""
-        return [Tool("Explain the cost", explain_place(row))]
+        """The way to the explanation, and what can be done."""
+        return [Tool("Explain the cost", explain_place(row)), *super().tools(request, row)]
 
     def list_tools(self, request: HttpRequest) -> list[Tool]:
         """The ways to what they come to."""

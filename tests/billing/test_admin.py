@@ -13,7 +13,7 @@ from django.db import OperationalError, connection, transaction
 from django.test import Client
 from psycopg.errors import QueryCanceled
 
-from billing import corrections, grants, margins, rerating, tasks
+from billing import corrections, grants, margins, rerating, tasks, wallets
 from billing.explain import explain
 from billing.models import Correction, Rerating, ReratingShare, Transfer, TransferKind, Wallet
 from core import clock, errors, ids, money
@@ -813,3 +813,41 @@ def test_every_table_of_the_product_has_its_page() -> None:
         "ClaimHorizon", "UsageRollup", "RollupMark", "InvoiceLine", "InvoiceSettlement", "NumberSeries",
         "ProviderBillLine", "ReconciliationMark", "Attempt",
     }  # fmt: skip
+
+
+def test_a_record_is_voided_with_a_reason_and_only_once(db: None) -> None:
+    acme = desk.organization("acme-labs")
+    desk.use(acme, 1)
+    record = UsageRecord.objects.get(organization=acme)
+    root = desk.superuser()
+    assert "Void" in desk.buttons(desk.read(root, desk.page(record)))
+    refused = desk.send(root, desk.page(record, "void"), reason=" ")
+    assert desk.errors(refused) == ["This field is required."]
+    done = desk.send(root, desk.page(record, "void"), reason="reported by mistake")
+    assert desk.said(done) == ["success: Voided: 0.0003614 USD went back."]
+    assert wallets.state(acme.pk).balance_usd == 10
+    entry = AuditEntry.objects.get(verb="usage.voided")
+    assert (entry.actor_label, entry.details["reason"]) == ("root@example.com", "reported by mistake")
+    again = desk.send(root, desk.page(record, "void"), reason="once more")
+    assert desk.said(again) == ["success: It was voided before."]
+    correction = UsageRecord.objects.get(organization=acme, corrects_id=record.pk)
+    assert "Void" not in desk.buttons(desk.read(root, desk.page(correction)))
+
+
+def test_a_record_above_the_limit_is_voided_by_nobody_alone(db: None, settings: Any) -> None:
+    acme = desk.organization("acme-labs")
+    desk.use(acme, 1)
+    settings.MONEY_APPROVAL_USD = 0
+    record = UsageRecord.objects.get(organization=acme)
+    told = desk.send(desk.superuser(), desk.page(record, "void"), reason="reported by mistake")
+    assert desk.said(told)[0].startswith("error: It cost more than 0 USD")
+    assert not UsageRecord.objects.filter(organization=acme, corrects_id=record.pk).exists()
+
+
+def test_who_may_not_move_money_voids_nothing(db: None) -> None:
+    acme = desk.organization("acme-labs")
+    desk.use(acme, 1)
+    record = UsageRecord.objects.get(organization=acme)
+    reader = desk.clerk("view_usagerecord")
+    assert "Void" not in desk.buttons(desk.read(reader, desk.page(record)))
+    assert reader.post(desk.page(record, "void"), {"reason": "mine"}).status_code == 403

@@ -26,6 +26,7 @@ RIGHTS = {
     "billing_wallet_money": "billing.add_adjustment",
     "billing_wallet_ceiling": "billing.change_budget",
     "billing_payment_refund": "billing.add_refund",
+    "metering_usagerecord_void": "billing.add_adjustment",
     "billing_providerbill_load": "billing.add_providerbill",
     # Pages that only show.
     "billing_invoice_pdf": "billing.view_invoice",
