@@ -602,7 +602,8 @@ def test_a_crash_at_any_word_of_a_capture_leaves_the_hold_as_it_was(books: Books
         deaths += 1
         assert (stands(made).state, held(acme), standing(acme).spent) == (State.OPEN, Decimal("0.1"), 0)
         assert counts()["usage_record"] == counts()["usage_claim"] == 0
-    assert deaths >= 6
+    # One for each message to the database that a capture takes, and one for its commit.
+    assert deaths >= 5
     assert (stands(made).state, held(acme), standing(acme).spent) == (State.CAPTURED, 0, USD)
     assert_sound()
 
