@@ -14,7 +14,7 @@ from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import render as render_template
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils.cache import patch_cache_control
 
 from core import errors
@@ -158,18 +158,10 @@ def render(
         frame["menu"] = [
             (place, desk.place(place.page), (here or "").split("-")[0] == place.page)
             for place in MENU
-            if _is_made(place) and (place.needs is None or desk.may(place.needs))
+            if place.needs is None or desk.may(place.needs)
         ]
         frame["organizations"] = own(desk.user)
     return render_template(request, f"portal/{template}.html", {**frame, **(context or {})}, status=status)
-
-
-def _is_made(place: Place) -> bool:
-    try:
-        reverse(f"portal:{place.page}", args=["x"])
-    except NoReverseMatch:
-        return False
-    return True
 
 
 def refuse(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
