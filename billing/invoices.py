@@ -715,7 +715,6 @@ def _issue_note(refund_id: UUID | None, dispute_id: UUID | None) -> bool:
     )  # fmt: skip
     _append_lines([(note, [(Line(LineKind.REFUND, net, "Top-up"), net)])])
     issue(note, profile=profiles.of(receipt.organization_id))
-    failpoints.reach("receipt.before_commit")
     return True
 
 

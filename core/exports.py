@@ -29,7 +29,7 @@ from import_export.resources import ModelResource, modelresource_factory
 ROWS_MAX: Final = 50_000
 TRUNCATED: Final = f"Only the first {ROWS_MAX} rows are here; search or filter for the others."
 # Columns whose names begin or end so hold what proves or opens something.
-_SECRET: Final = ("password", "secret", "sealed", "digest", "token", "session")
+_SECRET: Final = ("password", "secret", "sealed", "digest", "token", "session", "seed")
 
 
 class Rows(ModelResource):  # type: ignore[misc] # the library has no types

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # A client's own correlation id is echoed only if it is tame enough for a header and a log line.
 _CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Pages for people: what Django shows there stays HTML.
-_PAGES = re.compile(r"/(?:admin|portal|static)/|/(?:docs)?$")
+_PAGES = re.compile(r"/(?:admin|portal|static)/|/(?:docs)?\Z")
 PROBLEM = "application/problem+json"
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
     400: errors.InvalidRequest,

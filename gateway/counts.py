@@ -45,6 +45,8 @@ class Reported(NamedTuple):
         return [name for name in WHOLES if name not in self.values]
 
 
+# A count of nothing is a count.
+_LEAST = 0
 # The same as outer and inner name, which a look-up needs.
 _PLACES = tuple(
     (name, tuple((place[0], place[1] if len(place) > 1 else None) for place in places))
@@ -62,7 +64,7 @@ def read(usage: Any) -> Reported:
             value = usage.get(outer)
             if inner is not None:
                 value = value.get(inner) if type(value) is dict else None
-            if type(value) is int and 0 <= value <= COUNT_MAX:
+            if type(value) is int and _LEAST <= value <= COUNT_MAX:
                 told[name] = value
                 break
     try:

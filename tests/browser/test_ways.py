@@ -98,7 +98,9 @@ def test_a_customer_signs_up_calls_sees_the_cost_pays_and_has_a_receipt(product:
     text = pypdf.PdfReader(io.BytesIO(answered.body())).pages[0].extract_text()
     assert "25.00" in text
     assert "Eve" in text
-    assert look.faults == [], "\n".join(look.faults)
+    # The stand-in for Stripe is no page of ours; it has no picture for its tab.
+    ours = [fault for fault in look.faults if "/fake/" not in fault]
+    assert ours == [], "\n".join(ours)
 
 
 def _top_up(page: Page, product: Up, amount: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 from django.contrib import admin
 from django.db.models import Model
 from django.test import Client
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from core import exports, ids
 from metering.models import UsageRecord
@@ -31,6 +32,10 @@ def test_every_list_can_be_exported_and_no_secret_is_in_it(db: None) -> None:
     tried = 0
     for model, page in admin.site._registry.items():
         if isinstance(page, exports.ExportedAdmin):
+            if model is TOTPDevice:
+                # All of it opens something.
+                assert client.get(f"{desk.listing(model)}export/").status_code == 403
+                continue
             answer = client.get(f"{desk.listing(model)}export/")
             assert answer.status_code == 200, model
             text = answer.content.decode()

@@ -226,7 +226,7 @@ def test_head_is_get_without_its_body(acme: House) -> None:
 
 
 UNKNOWN = [
-    "/", "/v1", "/v1/", "/v2/usage", "/v1/usage/", "/v1/keys/", "/v1/models/catalog/x/", "/healthz/", "/v1/usage/a/b",
+    "/v1", "/v1/", "/v2/usage", "/v1/usage/", "/v1/keys/", "/v1/models/catalog/x/", "/healthz/", "/v1/usage/a/b",
     "/v1//usage", "/V1/usage", "/docsx", "/docs/x", "/administrator", "/static", "/static/none.js", "/favicon.ico",
     "/v1/%00", "/%0a", "/v1/%ff%fe", "/..%2f..%2fetc/passwd", "/v1/usage;x=1", "/.env", "/v1/events/",
 ]  # fmt: skip
