@@ -3,7 +3,6 @@
 Stripe is the fake of the tests; its page says so.
 """
 
-import base64
 import io
 import json
 import re
@@ -16,11 +15,11 @@ from typing import TypeVar
 import openai
 import pypdf
 import pytest
-from django_otp.oath import totp
 from playwright.sync_api import Page, expect
 
 from core import clock
 from tests.browser.looking import Looker
+from tests.browser.staff import open_desk
 from tests.core import running
 from tests.core.running import Up
 
@@ -127,23 +126,10 @@ def _receipt(page: Page, product: Up) -> str | None:
     return f"{first.get_attribute('href')}.pdf"
 
 
-def _sign_in_as_staff(page: Page, product: Up) -> None:
-    """By password, and with an authenticator app that is set up on the way."""
-    demo = json.loads((product.data_dir / "demo.json").read_text())
-    page.goto(f"{product.base_url}/admin/")
-    page.fill("[name=username]", demo["admin_user"])
-    page.fill("[name=password]", demo["admin_password"])
-    page.click("button[type=submit], input[type=submit]")
-    secret = page.locator("code").first.inner_text().replace(" ", "")
-    # What an app does with the secret (RFC 6238).
-    page.fill("[name=code]", f"{totp(base64.b32decode(secret + '=' * (-len(secret) % 8))):06}")
-    page.click("button[type=submit], input[type=submit]")
-    page.click("text=I have kept them")
-
-
 def test_finance_signs_in_gives_credit_and_follows_a_number_to_its_cause(product: Up, look: Looker) -> None:
     page = look.window()
-    _sign_in_as_staff(page, product)
+    demo = json.loads((product.data_dir / "demo.json").read_text())
+    open_desk(page, product.base_url, demo["admin_user"], demo["admin_password"])
     look.over(page, "way-desk-today")
     page.goto(f"{product.base_url}/admin/billing/wallet/?q=demo")
     page.click("#result_list tbody th a")
