@@ -606,7 +606,7 @@ def test_a_cost_is_taken_apart_into_pools_and_rates(root: Client, acme: Organiza
 def test_a_record_and_its_transfer_lead_to_the_explanation(root: Client, acme: Organization) -> None:
     record, transfer = charge(acme)
     page = desk.read(root, desk.page(record))
-    assert desk.buttons(page) == ["Explain the cost"]
+    assert desk.buttons(page) == ["Explain the cost", "Void"]
     for shown in (page, desk.read(root, desk.page(transfer)), desk.read(root, desk.page(acme))):
         assert f'href="{explain_page(record)}"' in shown.text
 
