@@ -53,6 +53,7 @@ def _release_some(after: UUID | None) -> tuple[int, int, UUID] | None:
     rows = quarantine.waiting(models=models, after=after, limit=CHUNK)
     if not rows:
         return None
+    failpoints.reach("release.after_rows")
     # Records keep who reported them, so a chunk is of one reporter.
     rows = list(takewhile(lambda row: row.reported_by == rows[0].reported_by, rows))
     owners = organizations.find_ids({row.organization_id for row in rows if row.organization_id is not None})

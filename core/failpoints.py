@@ -39,6 +39,7 @@ NAMES = (
     "void.before_commit",
     "void.after_commit",
     # Charging what waited in quarantine.
+    "release.after_rows",
     "release.after_reclaim",
     "release.after_claims",
     "release.after_resolve",

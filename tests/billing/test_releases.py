@@ -1,17 +1,18 @@
 """What waited in quarantine is charged once, at the price of when it happened."""
 
+import threading
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from billing import charges, releases
-from core import clock
+from core import clock, failpoints
 from metering import attribution, catalog
 from metering.models import UsageRecord
 from metering.verdicts import Status
 from orgs import caches
 from tests.billing import world
-from tests.books import Books
+from tests.books import JOIN_SECONDS, Books
 from tests.metering import world as metering
 from tests.proofs import proves
 
@@ -43,7 +44,21 @@ def test_an_unpriced_event_is_charged_once_when_its_price_is_published(books: Bo
     assert releases.release().charged == 0
 
     publish(("2025-01-01T00:00:00+00:00", "2.5"))
-    done = books.together([releases.release for _ in range(4)])
+    # Nobody goes on before all have looked at what waits, or have found nothing to look at.
+    looked, mine = threading.Barrier(4, timeout=JOIN_SECONDS), threading.local()
+
+    def wait() -> None:
+        if not hasattr(mine, "looked"):
+            mine.looked = True
+            looked.wait()
+
+    def release() -> releases.Released:
+        found = releases.release()
+        wait()
+        return found
+
+    with failpoints.armed("release.after_rows", wait):
+        done = books.together([release] * 4)
 
     assert sum(one.charged for one in done) == 1
     assert releases.release().charged == 0
