@@ -1075,6 +1075,7 @@ import tests.guards_documents  # noqa: E402
 import tests.guards_door  # noqa: E402
 import tests.guards_invoices  # noqa: E402
 import tests.guards_jobs  # noqa: E402
+import tests.guards_machine  # noqa: E402
 import tests.guards_pages  # noqa: E402
 import tests.guards_payments  # noqa: E402
 import tests.guards_proxies  # noqa: E402

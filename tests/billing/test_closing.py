@@ -17,6 +17,7 @@ from core import errors, failpoints
 from metering import rollups
 from metering.verdicts import Status
 from orgs.models import Organization
+from tests.billing import history
 from tests.billing.corruption import tamper
 from tests.billing.months import (
     ADA,
@@ -39,6 +40,7 @@ from tests.billing.months import (
 from tests.billing.world import assert_all, assert_sound, organization, part_of, record, rows
 from tests.books import Books
 from tests.clocks import Clock
+from tests.journeys.neighbours import EVENTS, Caller
 from tests.metering import world as metering
 from tests.nursery import Nursery
 from tests.orgs import world as people
@@ -448,6 +450,53 @@ def test_what_commits_late_is_waited_for(calendar: Clock) -> None:
         late.join(20)
     close(calendar)
     assert [lines(one) for one in documents(acme)] == [[("deepseek-chat", "0.27", "0.27")]]
+    assert_sound()
+
+
+@proves("I07", guard="periods_go_by_when_usage_was_recorded")
+@proves("I07", guard="prices_go_by_when_it_happened")
+@proves("I07", guard="events_have_a_window")
+def test_what_arrives_after_its_month_was_invoiced_is_on_the_next_invoice_at_the_price_of_its_own_day(
+    calendar: Clock,
+) -> None:
+    acme = sold("acme")
+    # A dollar per 1M tokens in May, two from June on.
+    dear = (at(JUNE), None, "2")
+    history.publish(history.entry("dated-1", (at("2031-05-01T00:00:00Z"), at(JUNE), "1"), dear))
+    gateway = Caller("gateway", people.service_key().secret)
+
+    def arrive(*days: str) -> list[str]:
+        """Events of noon of these days, a batch; the verdicts."""
+        batch = [
+            {
+                "event_id": day,
+                "model": "dated-1",
+                "occurred_at": f"2031-{day}T12:00:00Z",
+                "organization": "acme",
+                **TOKENS,
+            }
+            for day in days
+        ]
+        return [verdict["status"] for verdict in gateway.post(EVENTS, batch).json()["data"]]
+
+    may = [f"05-{day}" for day in range(20, 32)]
+    june = [f"06-{day:02}" for day in range(1, 20)]
+    random.Random(7).shuffle(may)
+    go_to(calendar, "2031-05-31T23:00:00Z")
+    assert arrive(*may[:5]) == ["created"] * 5
+    go_to(calendar, JUNE)
+    assert close(calendar).parked == 0
+    go_to(calendar, "2031-06-20T12:00:00Z")
+    late = may[5:] + june
+    random.Random(8).shuffle(late)
+    assert arrive(*late) == ["created"] * 26
+    # Fifty days later nobody takes it any more; what is there already is not taken again.
+    assert arrive("05-01", *may[:2]) == ["rejected", "duplicate", "duplicate"]
+    go_to(calendar, JULY)
+    assert close(calendar).parked == 0
+    # 5 of May; then 7 of May at 1 USD and 19 of June at 2.
+    assert [lines(one) for one in documents(acme)] == [[("dated-1", "5", "5.00")], [("dated-1", "45", "45.00")]]
+    assert rows("SELECT requests FROM invoice_line ORDER BY requests") == [(5,), (26,)]
     assert_sound()
 
 
