@@ -1,6 +1,8 @@
-"""Checks of single rows: whose they are, and whether amounts are amounts."""
+"""Checks of single rows: whose they are, whether amounts are amounts, and that none holds a key."""
 
 from django.apps import apps
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import BinaryField, CharField, Field, JSONField, Model, TextField
 
 from billing.invariants.checks import Check
 from core import money
@@ -52,6 +54,45 @@ def _out_of_range(table: str, columns: list[tuple[str, bool]]) -> str:
     return (
         f"SELECT format('{table} of %s: %s', {owner}, concat_ws(', ', {shown}))"
         f" FROM {_PARTS.get(table, table)} x WHERE {deep}NOT ({wanted})"
+    )
+
+
+# An API key (``orgs.keys``), valid or not. The plain search goes first: it is much the faster of the two.
+_KEY = "({0} LIKE '%dtk\\_%' AND {0} ~ 'dtk_[0-9A-Za-z]{{49}}')"
+# Bytes that are digests of something.
+_DIGESTS = {"digest", "fingerprint", "head"}
+
+
+def texts() -> dict[type[Model], list[str]]:
+    """Every table in which something can be written down, and its columns as text; words of ours are left out."""
+    found: dict[type[Model], list[str]] = {}
+    for model in apps.get_models():
+        shown = [_as_text(one) for one in model._meta.concrete_fields if not one.choices]
+        columns = [text for text in shown if text]
+        if columns:
+            found[model] = columns
+    return found
+
+
+def _as_text(field: "Field[object, object]") -> str:
+    if isinstance(field, TextField | CharField):
+        return f"x.{field.column}"
+    if isinstance(field, JSONField | ArrayField):
+        return f"x.{field.column}::text"
+    if isinstance(field, BinaryField) and field.column not in _DIGESTS:
+        return f"encode(x.{field.column}, 'escape')"
+    return ""
+
+
+def _with_key(model: type[Model], columns: list[str]) -> str:
+    table = model._meta.db_table
+    place = ", ".join(f"x.{one.column}" for one in model._meta.pk_fields)
+    # Of most tables the new rows cannot be told by an index: they are read whole, and by a deep run only.
+    deep = "" if table in _PARTS else "$deep AND "
+    found = " OR ".join(_KEY.format(column) for column in columns)
+    return (
+        f"SELECT format('{table} %s holds a key in plain text', concat_ws(' ', {place}))"
+        f" FROM {_PARTS.get(table, table)} x WHERE {deep}({found})"
     )
 
 
@@ -122,5 +163,11 @@ CHECKS = (
         "V30 money is a number in range",
         f"SELECT {' + '.join(f'(SELECT count(*) FROM {_PARTS.get(table, table)} x)' for table in amounts())}",
         " UNION ALL ".join(_out_of_range(table, columns) for table, columns in amounts().items()),
+    ),
+    Check(
+        "V33 no key in plain text",
+        f"SELECT {sum(map(len, texts().values()))}",
+        " UNION ALL ".join(_with_key(model, columns) for model, columns in texts().items()),
+        server=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""Checks of what guards the books: partitions, constraints and triggers, the server's settings.
+"""Checks of what guards the books: rights, partitions, constraints and triggers, the server's settings.
 
 ``guards.txt`` lists the guards of this release, a line each; ``make guards`` writes it from what the
 migrations make. Months have the same guards, so they stand in it once.
@@ -11,7 +11,7 @@ from pathlib import Path
 from django.db import connection
 
 from billing.invariants.checks import SAMPLES_MAX, Check, Probe, Terms, told
-from core import clock
+from core import clock, rights
 from metering import partitions
 
 MANIFEST = Path(__file__).with_name("guards.txt")
@@ -130,6 +130,61 @@ def _fits(name: str, value: str | None) -> bool:
     return value in SETTINGS[name] if name in SETTINGS else value.rstrip("msinhd ") != "0"
 
 
+# What anybody but their owner was granted, on tables, on columns, and on the schema itself.
+_GRANTED = """
+    SELECT c.relname, c.relispartition, a.grantee, a.privilege_type
+    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.grantee <> c.relowner
+    UNION
+    SELECT c.relname, c.relispartition, a.grantee, a.privilege_type
+    FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid CROSS JOIN LATERAL aclexplode(t.attacl) a
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.grantee <> c.relowner
+    UNION
+    SELECT 'public', false, a.grantee, a.privilege_type
+    FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
+    WHERE n.nspname = 'public' AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner
+    ORDER BY 1, 3, 4
+"""
+_ROLES = """
+    SELECT r.oid, r.rolname, r.rolsuper, r.rolbypassrls, (
+        SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND NOT r.rolsuper
+            AND pg_has_role(r.oid, relowner, 'MEMBER') ORDER BY relname LIMIT 1)
+    FROM pg_roles r WHERE r.oid = ANY (%s) ORDER BY r.rolname
+"""
+_POLICIES = """
+    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+    WHERE p.relrowsecurity AND NOT c.relrowsecurity OR p.relforcerowsecurity AND NOT c.relforcerowsecurity
+    ORDER BY c.relname
+"""
+_EVERYBODY = 0
+
+
+def _rights(_: Terms) -> tuple[int, int, str]:
+    """Rights beyond those of ``core.rights``. Where one role owns everything and runs it nothing was granted."""
+    allowed = rights.of_tables()
+    with connection.cursor() as cursor:
+        cursor.execute(_GRANTED)
+        granted = cursor.fetchall()
+        cursor.execute(_ROLES, [sorted({grantee for _, _, grantee, _ in granted} - {_EVERYBODY})])
+        roles = cursor.fetchall()
+        cursor.execute(_POLICIES)
+        unguarded = [row[0] for row in cursor.fetchall()]
+    names = {_EVERYBODY: "everybody", **{oid: name for oid, name, *_ in roles}}
+    lines = []
+    for _, name, is_super, passes_policies, owned in roles:
+        if is_super:
+            lines.append(f"{name} is a superuser, whom no right binds")
+        elif passes_policies:
+            lines.append(f"{name} passes by row policies")
+        if owned is not None:
+            lines.append(f"{name} owns {owned} or belongs to its owner")
+    for table, is_part, grantee, privilege in granted:
+        if privilege not in (rights.READ if is_part else allowed.get(table, rights.READ)):
+            lines.append(f"{names[grantee]} may {privilege} {table}")
+    lines += [f"{table} is without the row policies of its table" for table in unguarded]
+    return len(allowed), len(lines), told(len(lines), lines[:SAMPLES_MAX])
+
+
 def _runway() -> Iterable[str]:
     """A line for each table whose months end too soon."""
     for table in partitions.TABLES:
@@ -139,6 +194,7 @@ def _runway() -> Iterable[str]:
 
 
 CHECKS: Sequence[Check | Probe] = (
+    Probe("V28 rights of the runtime role", _rights, server=True),
     Check(
         "V29 partitions stand ahead",
         "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relispartition",

@@ -95,3 +95,31 @@ def test_every_column_of_money_is_looked_at(db: None) -> None:
         "adjustment", "budget", "budget_spend", "correction", "credit_grant", "grant_use", "hold", "ledger_head",
         "request_log", "rerating_share", "transfer", "usage_claim",
     }  # fmt: skip
+
+
+KEY = "'dtk_' || repeat('x', 49)"
+
+
+@proves("V33", guard="keys_in_plain_text_are_looked_for")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE api_key SET name = 'ours: ' || {KEY} WHERE {STARK} RETURNING id",
+        f"UPDATE usage_record SET metadata = jsonb_build_object('sent', 'Bearer ' || {KEY}) WHERE {RECORD}"
+            " RETURNING id",
+        f"UPDATE audit_entry SET details = jsonb_build_object({KEY}, 1)"
+            " WHERE id = (SELECT id FROM audit_entry LIMIT 1) RETURNING id",
+        f"UPDATE transfer SET reason = {KEY} WHERE {ACME} AND seq = 1 RETURNING id",
+        "INSERT INTO idempotency_key (id, organization_id, method, path, key, fingerprint, status, content_type, body,"
+            " created_at) SELECT gen_random_uuid(), id, 'POST', '/v1/keys', 'made', sha256('x'), 201, 'text/plain',"
+            f" convert_to('made ' || {KEY}, 'UTF8'), now() FROM organization WHERE slug = 'acme' RETURNING id",
+    ],
+    ids=["a name", "what came with an event", "the trail", "a reason", "a kept answer"],
+)  # fmt: skip
+def test_a_key_that_somebody_wrote_down_is_seen(past: Books, statement: str) -> None:
+    assert_only("V33", corrupt(past, statement), server=True)
+
+
+def test_what_only_begins_like_a_key_is_none(past: Books) -> None:
+    corrupt(past, f"UPDATE api_key SET name = 'dtk_ and dtk_' || repeat('x', 48) WHERE {STARK} RETURNING id")
+    assert broken(server=True) == {}

@@ -19,10 +19,13 @@ from core.embedded import Postgres
 from metering import partitions
 from tests.billing.corruption import assert_only, broken
 from tests.books import Books
+from tests.core.test_rights import grant, runtime
 from tests.database import FOLDER_PREFIX
 from tests.journeys.kills import _led_to
 from tests.metering import records
 from tests.proofs import proves
+
+__all__ = ["runtime"]
 
 ELSEWHERE = {"V15", "V16", "V17", "V19", "V20", "V21", "V22", "P01"}
 # `make guards` sets it.
@@ -72,6 +75,37 @@ def change(books: Books, *statements: str) -> None:
     with books.connect() as raw:
         for statement in statements:
             raw.execute(statement)
+
+
+@proves("V28", guard="rights_are_compared")
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("GRANT UPDATE ON transfer TO {role}", "{role} may UPDATE transfer"),
+        ("GRANT UPDATE (reason) ON transfer TO {role}", "{role} may UPDATE transfer"),
+        ("GRANT DELETE ON wallet TO PUBLIC", "everybody may DELETE wallet"),
+        (f"GRANT INSERT ON {MONTH} TO {{role}}", f"{{role}} may INSERT {MONTH}"),
+        ("GRANT CREATE ON SCHEMA public TO {role}", "{role} may CREATE public"),
+        ("ALTER TABLE wallet OWNER TO {role}", "{role} owns wallet or belongs to its owner"),
+        ("ALTER ROLE {role} SUPERUSER", "{role} is a superuser, whom no right binds"),
+        ("ALTER ROLE {role} BYPASSRLS", "{role} passes by row policies"),
+        ("ALTER TABLE usage_record ENABLE ROW LEVEL SECURITY", f"{MONTH} is without the row policies of its table"),
+    ],
+    ids=["a book", "a column of a book", "everybody", "a month", "the schema", "an owner", "a superuser",
+        "past policies", "a month without policies"],
+)  # fmt: skip
+def test_a_right_beyond_those_of_a_runtime_role_is_seen(books: Books, runtime: str, statement: str, said: str) -> None:
+    grant(runtime)
+    change(books, statement.format(role=runtime))
+    assert_only("V28", [said.format(role=runtime)], server=True)
+
+
+def test_a_runtime_role_with_its_rights_and_one_that_only_reads_are_sound(books: Books, runtime: str) -> None:
+    grant(runtime)
+    assert broken(server=True) == {}
+    change(books, f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {runtime}")
+    change(books, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {runtime}")
+    assert broken(server=True) == {}
 
 
 @proves("V34", guard="guards_are_of_the_release")
