@@ -122,7 +122,7 @@ def welcome(request: HttpRequest, token: str) -> HttpResponse:
             user = invitations.accept(secret=token, password=form.cleaned_data["password"])
             return _enter(request, user, place=desk.home(user))
     except invitations.LinkSpent as error:
-        return desk.refuse(request, error)
+        return desk.refuse(request, error, onward=(reverse("portal:forgotten"), "Ask for a new link"))
     except errors.ApiError as error:
         fault(form, error)
     return desk.render(request, "welcome", {"form": form, "email": email})

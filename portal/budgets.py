@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from django import forms
+from django.db.models import F, Value
+from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.decorators.http import require_POST, require_safe
 
@@ -30,6 +32,8 @@ WINDOWS: Final[tuple[tuple[str, str], ...]] = (
     (Budget.Window.DAY, "any 24 hours"),
     (Budget.Window.FIVE_HOURS, "any 5 hours"),
 )
+# Names of keys need not differ.
+_KEY_NAME: Final = Concat(F("name"), Value(" (…"), F("last_four"), Value(")"))
 _WARN_HELP: Final = "A mail goes out when so much of it is used, and another one when all of it is."
 UNITS: Final[tuple[tuple[str, str], ...]] = ((Unit.USD, "US dollars"), (Unit.TOKENS, "tokens"))
 
@@ -73,6 +77,11 @@ class Row(NamedTuple):
     window: str
     percent: int
     is_usd: bool
+
+    @property
+    def is_full(self) -> bool:
+        """Whether calls under it are refused, because nothing of it is left."""
+        return self.percent == 100
 
 
 @require_safe
@@ -201,7 +210,7 @@ def _names(here: Desk, found: Iterable[Standing]) -> Mapping[tuple[str, UUID], s
     sources = (
         (Subject.PROJECT, Project, "name"),
         (Subject.MEMBER, Member, "user__email"),
-        (Subject.KEY, ApiKey, "name"),
+        (Subject.KEY, ApiKey, _KEY_NAME),
     )
     for subject, table, name in sources:
         if subject in wanted:
@@ -217,7 +226,7 @@ def _choices(here: Desk, *, wanted: str) -> list[tuple[str, object]]:
     sources = (
         (Subject.PROJECT, "Projects", Project.objects.filter(**mine, archived_at=None), "name"),
         (Subject.MEMBER, "Members", Member.objects.filter(**mine, removed_at=None), "user__email"),
-        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), "name"),
+        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), _KEY_NAME),
     )
     for subject, label, rows, name in sources:
         found = list(rows.order_by("-pk").values_list("pk", name)[:CHOICES_MAX])

@@ -162,6 +162,7 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     context = {
         "state": wallets.state(owner),
         "grants": _grants(owner),
+        "grants_max": GRANTS_MAX,
         "lines": _lines(page),
         "more": page.has_more,
         "payments_on": client.is_on(),
@@ -322,6 +323,11 @@ def _lines(page: statement.Page) -> list[Line]:
 def _why(transfer: Transfer) -> str:
     """The reason, where it says more than the kind."""
     return "" if transfer.reason == transfer.get_kind_display() else transfer.reason
+
+
+def lots(owner: UUID) -> list[books.Lot]:
+    """Credit that can be spent now, in the order in which it is; the newest ``GRANTS_MAX`` of it. One query."""
+    return [_lot(row) for row in _grants(owner) if row.transfer_id is not None]
 
 
 def _grants(owner: UUID) -> list[Grant]:

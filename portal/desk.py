@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from django.contrib import messages
@@ -16,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import render as render_template
 from django.urls import reverse
 from django.utils.cache import patch_cache_control
+from django_htmx.http import HttpResponseClientRedirect
 
 from core import errors
 from metering.usage_pages import Scope
@@ -127,7 +129,7 @@ def page(
         @wraps(view)
         def shown(request: HttpRequest, slug: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
             if not isinstance(request.user, User):
-                return redirect_to_login(request.get_full_path(), reverse("portal:sign_in"))
+                return ask_in(request)
             try:
                 desk = sit_down(user=request.user, slug=slug)
                 request.desk = desk  # type: ignore[attr-defined]
@@ -147,6 +149,30 @@ def page(
     return of
 
 
+def ask_in(request: HttpRequest) -> HttpResponse:
+    """To the door, and from there back to the page that somebody had before them, however this was asked for.
+
+    A part of a page makes no page, and the address of a form that was sent may be one that only takes forms: what
+    comes back is the page that both are of.
+    """
+    door, part = reverse("portal:sign_in"), getattr(request, "htmx", None)
+    if part:
+        told = redirect_to_login(part.current_url_abs_path or request.get_full_path(), door)
+        return HttpResponseClientRedirect(told.url)
+    if request.method == "POST":
+        messages.warning(request, "You were signed out before this was sent. Sign in and send it once more.")
+        return redirect_to_login(_came_from(request), door)
+    return redirect_to_login(request.get_full_path(), door)
+
+
+def _came_from(request: HttpRequest) -> str:
+    """The page of ours that a form was on, as the browser tells it; else where everybody begins."""
+    told = urlsplit(request.headers.get("Referer", ""))
+    if told.netloc != request.get_host() or not told.path.startswith("/portal/"):
+        return reverse("portal:home")
+    return f"{told.path}?{told.query}" if told.query else told.path
+
+
 def render(
     request: HttpRequest, template: str, context: Mapping[str, Any] | None = None, *, status: int = 200
 ) -> HttpResponse:
@@ -164,9 +190,10 @@ def render(
     return render_template(request, f"portal/{template}.html", {**frame, **(context or {})}, status=status)
 
 
-def refuse(request: HttpRequest, error: errors.ApiError) -> HttpResponse:
-    """A page that says what was refused."""
-    return render(request, "refused", {"said": str(error), "status": error.status}, status=error.status)
+def refuse(request: HttpRequest, error: errors.ApiError, *, onward: tuple[str, str] | None = None) -> HttpResponse:
+    """A page that says what was refused; ``onward`` is where it can be mended, and what the link says."""
+    told = {"said": str(error), "status": error.status, "onward": onward}
+    return render(request, "refused", told, status=error.status)
 
 
 def told(request: HttpRequest) -> QueryDict | None:

@@ -38,7 +38,7 @@ EXAMPLE_MODEL: Final = "gpt-4o-mini"
 
 SCOPES: Final = (
     (permissions.KEYS_MANAGE, "make, replace and delete keys"),
-    (permissions.BILLING_MANAGE, "top up, set automatic recharge"),
+    (permissions.BILLING_MANAGE, "top up, set automatic top-up"),
     (permissions.WEBHOOKS_MANAGE, "manage webhook endpoints"),
 )
 

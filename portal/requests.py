@@ -101,14 +101,14 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     since = lists.instant(request.GET.get("since"), param="since", most=_SECONDS_MAX)
     query = {name: value for name, value in request.GET.dict().items() if name in form.fields and value}
     look = f"{here.place('requests')}?{urlencode({**query, 'since': clock.to_unix(now - LOOK_BACK)})}"
+    first = here.place("requests") + (f"?{urlencode(query)}" if query else "")
     if since is not None:
         start = since if matching.start is None else max(since, matching.start)
         lines, more = page(here, matching._replace(start=start), limit=LIVE_MAX)
-        context: dict[str, Any] = {"lines": lines, "more": more, "look": look, "limit": LIVE_MAX}
+        context: dict[str, Any] = {"lines": lines, "more": more, "look": look, "limit": LIVE_MAX, "first": first}
         return desk.render(request, "requests_new", context)
     after = request.GET.get("after") or None
     lines, more = page(here, matching, limit=PAGE, after=after)
-    first = here.place("requests") + (f"?{urlencode(query)}" if query else "")
     context = {
         "form": form, "lines": lines, "models": catalog.offered(group=here.organization.price_group),
         "older": f"{here.place('requests')}?{urlencode({**query, 'after': lines[-1].id})}" if more else None,

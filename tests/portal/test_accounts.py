@@ -34,7 +34,9 @@ def test_a_new_person_makes_an_account_by_a_letter(db: None, settings: Any) -> N
     eve = User.objects.get(email="eve@example.com")
     assert inside.redirect_chain[-1][0] == f"/portal/{Organization.objects.get(personal_of=eve).slug}/"
     assert AuditEntry.objects.filter(verb="user.password_chosen").count() == 1
-    assert Client().get(place).status_code == 400
+    spent = Client().get(place)
+    assert spent.status_code == 400
+    assert '<a href="/portal/forgotten">Ask for a new link</a>' in spent.content.decode()
     entered = Client().post("/portal/sign-in", {"email": "eve@example.com", "password": PASSWORD})
     assert entered.status_code == 302
 

@@ -61,6 +61,7 @@ def test_what_is_used_is_shown_and_a_budget_is_changed_and_ended(db: None) -> No
     assert f"{Decimal(COST)} USD used" in page
     assert "1,200 of 2,400 tokens" in page
     assert 'value="50"' in page
+    assert "full: calls are refused" not in page
     assert client.post(one(made), {"ceiling": "7", "warn_percent": "50"}).status_code == 302
     made.refresh_from_db()
     assert (made.ceiling, made.warn_percent) == (7, 50)
@@ -75,6 +76,27 @@ def test_a_key_that_is_named_in_the_address_is_chosen(db: None) -> None:
     shown = f"key:{ids.show('key', key.pk)}"
     page = owner(acme).get(f"{PLACE}/new", {"for": shown}).content.decode()
     assert f'<option value="{shown}" selected>' in page
+
+
+def test_a_ceiling_of_which_nothing_is_left_says_that_calls_are_refused(db: None) -> None:
+    acme = world.organization()
+    ceiling(acme, COST)
+    record(attributed(acme, event()))
+    assert "full: calls are refused" in owner(acme).get(PLACE).content.decode()
+
+
+def test_keys_of_one_name_are_told_apart(db: None) -> None:
+    acme = world.organization()
+    first, second = (world.organization_key(acme, name="server").key for _ in range(2))
+    told = [f"server (…{key.last_four})" for key in (first, second)]
+    client = owner(acme)
+    form = client.get(f"{PLACE}/new").content.decode()
+    budgets.set_ceiling(
+        organization_id=acme.pk, subject="key", subject_id=second.pk, window="7d", unit="usd", ceiling=Decimal(1),
+        by=world.BY,
+    )  # fmt: skip
+    page = client.get(PLACE).content.decode()
+    assert [(name in form, name in page) for name in told] == [(True, False), (True, True)]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_the_calculator_goes_by_the_organizations_own_prices(
 def test_what_cannot_be_calculated_is_said_at_its_field(acme: Organization, wrong: dict[str, str], field: str) -> None:
     page = owner(acme).get(CALCULATOR, {**ASKED, "requests": "10", **wrong})
     assert (page.context["cost"], list(page.context["form"].errors)) == (None, [field])
+    # Beside the form, where the sum would be, what is wrong is said with the name of its field.
+    label = page.context["form"][field].label
+    assert f'<li class="error">{label[:1].upper()}{label[1:]}: ' in text(page)
     assert "<script>alert" not in page.content.decode()
 
 

@@ -5,15 +5,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from html import unescape
 from typing import Any
+from uuid import UUID
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
-from django.utils.html import escape
+from django.utils.html import escape, strip_tags
 
 from billing import grants, payments, topups
 from billing.grants import Conditions
 from billing.models import Payment, Recharge, TopUp, Transfer
 from billing.payments import Purpose
+from billing.wallets import State
 from core import ids
 from orgs.models import AuditEntry, Organization
 from tests import desk
@@ -288,3 +291,62 @@ def test_the_payments_of_many_top_ups_are_read_at_once(acme: Organization, fake:
     asked(owner(acme))
     (key,) = TopUp.objects.values_list("pk", flat=True)
     assert payments.of_subjects(Purpose.TOPUP, [key, acme.pk]) == {key: Payment.objects.get()}
+
+
+def said_of(**differs: Any) -> str:
+    """What a page of credit says of a wallet, where it is not well."""
+    none = Decimal(0)
+    fine = State(
+        organization_id=UUID(int=1), balance_usd=Decimal(10), held_usd=none, overdraft_usd=none, spent_usd=none,
+        credit_limit_usd=none, available_usd=Decimal(10), status="active", mode="strict", enforcement="strict",
+        low_usd=Decimal(5),
+    )  # fmt: skip
+    return " ".join(
+        strip_tags(render_to_string("portal/credit_standing.html", {"state": fine._replace(**differs)})).split()
+    )
+
+
+_EMPTY: dict[str, Any] = {"balance_usd": Decimal(0), "available_usd": Decimal(0), "status": "empty"}
+
+
+@pytest.mark.parametrize(
+    ("differs", "said"),
+    [
+        ({}, ""),
+        ({"status": "frozen"}, "This wallet is frozen: calls are refused. Ask who runs this installation."),
+        (
+            {"status": "frozen", "enforcement": "off"},
+            "This wallet is frozen: calls are refused. Ask who runs this installation.",
+        ),
+        (_EMPTY, "Nothing is left: calls are refused until there is credit."),
+        (
+            {**_EMPTY, "mode": "fallback"},
+            "Nothing is left: calls are paid from the wallet of whoever calls with a personal key, and others are"
+            " refused until there is credit.",
+        ),
+        (
+            {**_EMPTY, "enforcement": "off"},
+            "Nothing is left. Calls go on all the same; what they cost is overdraft, which the next top-up repays"
+            " first.",
+        ),
+        (
+            {"held_usd": Decimal(10), "available_usd": Decimal(0)},
+            "All that is left is held for calls under way: others are refused until one of them ends.",
+        ),
+        # Where the balance alone decides, what is held holds nobody up.
+        ({"held_usd": Decimal(10), "available_usd": Decimal(0), "enforcement": "soft"}, ""),
+        ({"balance_usd": Decimal(4), "available_usd": Decimal(4), "status": "low"}, "Less than $5.00 is left."),
+        # Who pays afterwards is always below their line.
+        (
+            {
+                "balance_usd": Decimal(-4),
+                "credit_limit_usd": Decimal(50),
+                "available_usd": Decimal(46),
+                "status": "low",
+            },
+            "",
+        ),
+    ],
+)
+def test_a_wallet_that_is_not_well_says_what_it_means_for_calls(differs: dict[str, Any], said: str) -> None:
+    assert said_of(**differs) == said

@@ -1,13 +1,18 @@
+import html
 import re
+from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from django.test import Client
 from django.urls import get_resolver
 
 from core import clock, ids
 from orgs import members
-from orgs.models import ApiKey, AuditEntry
+from orgs.models import ApiKey, AuditEntry, Role
+from tests.billing.world import charge
+from tests.metering.world import event
 from tests.orgs import world
-from tests.portal.world import member, owner, signed_in
+from tests.portal.world import PASSWORD, member, owner, signed_in, text
 
 
 def test_the_menu_shows_what_a_role_may_see(db: None) -> None:
@@ -39,6 +44,70 @@ def test_a_closed_organization_is_gone(db: None) -> None:
 def test_pages_are_kept_by_no_cache(db: None) -> None:
     page = owner(world.organization()).get("/portal/acme-labs/")
     assert {"private", "no-store"} <= set(page["Cache-Control"].replace(" ", "").split(","))
+
+
+def test_a_part_of_a_page_that_is_asked_for_by_nobody_leads_the_page_to_the_door_and_back() -> None:
+    asked = {"HX-Request": "true", "HX-Current-URL": "http://testserver/portal/acme-labs/usage?period=7"}
+    answer = Client(headers=asked).get("/portal/acme-labs/usage", {"period": "30"})
+    assert answer.status_code == 200
+    assert answer["HX-Redirect"] == "/portal/sign-in?next=/portal/acme-labs/usage%3Fperiod%3D7"
+    assert text(answer) == ""
+
+
+@pytest.mark.parametrize(
+    ("on", "back"),
+    [
+        ("http://testserver/portal/acme-labs/keys/key_1?tab=2", "/portal/acme-labs/keys/key_1?tab=2"),
+        ("http://elsewhere.example/portal/acme-labs/keys", "/portal/"),
+        ("http://testserver/admin/", "/portal/"),
+        ("", "/portal/"),
+    ],
+)
+def test_who_was_signed_out_before_a_form_was_sent_comes_back_to_the_page_it_was_on(
+    db: None, on: str, back: str
+) -> None:
+    acme = world.organization()
+    person = world.member(acme, "ada@example.com").user
+    person.set_password(PASSWORD)
+    person.save()
+    client = Client(headers={"Referer": on} if on else {})
+    door = client.post("/portal/acme-labs/keys/key_1/rotate")
+    assert door.status_code == 302
+    assert "You were signed out before this was sent" in text(client.get(door["Location"]))
+    entered = client.post(
+        door["Location"], {"email": "ada@example.com", "password": PASSWORD, "next": _next(door["Location"])}
+    )
+    assert entered["Location"] == back
+
+
+def _next(place: str) -> str:
+    return parse_qs(urlsplit(place).query)["next"][0]
+
+
+@pytest.mark.parametrize("role", ["owner", "admin", "billing", "member", "viewer", "caller", "guest"])
+def test_no_page_links_to_what_its_reader_may_not_see(db: None, role: str) -> None:
+    Role.objects.create(name="caller", permissions=["calls:make"])
+    Role.objects.create(name="guest", permissions=[])
+    acme = world.organization()
+    ada = world.member(acme, "ada@example.com", role)
+    world.organization_key(acme)
+    charge(acme, event())
+    client = signed_in(ada.user)
+    seen, found = {"/portal/acme-labs/"}, ["/portal/acme-labs/"]
+    while found:
+        place = found.pop()
+        page = client.get(place)
+        assert page.status_code == 200, f"{place} for {role}: {page.status_code}"
+        if "text/html" not in page["Content-Type"]:
+            continue
+        for link in re.findall(r'href="(/portal/acme-labs/[^"#]*)', text(page)):
+            plain = html.unescape(link)
+            # One of each kind of page is enough.
+            kind = re.sub(r"[?].*|/models/(?!calculator)[^/]+$", "", plain)
+            if kind not in seen:
+                seen.add(kind)
+                found.append(plain)
+    assert len(seen) > 5
 
 
 def test_the_root_leads_to_the_door_or_to_ones_own(db: None) -> None:

@@ -1,4 +1,6 @@
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from orgs.models import AuditEntry, Member, Organization, Project, User
 from orgs.ratelimits import Limits
 from portal import invitations
 from portal import members as pages
+from portal.members import VERBS
 from tests.ops import hooks
 from tests.orgs import world
 from tests.portal.world import assert_refused, count_queries, member, owner, signed_in
@@ -204,6 +207,22 @@ def test_the_history_is_ones_own_and_has_pages(db: None, monkeypatch: pytest.Mon
         assert (told in first, told in rest) == (page is first, page is rest)
     foreign = ids.show("aud", AuditEntry.objects.filter(organization=other).latest("id").pk)
     assert client.get(f"{PLACE}/history", {"after": foreign}).status_code == 400
+
+
+def test_every_act_of_an_organization_is_told_in_words() -> None:
+    root = Path(__file__).parents[2]
+    told = set()
+    for app in ("orgs", "ops", "metering", "billing", "gateway", "portal"):
+        for file in (root / app).rglob("*.py"):
+            for call in ast.walk(ast.parse(file.read_text())):
+                if not (isinstance(call, ast.Call) and ast.unparse(call.func) == "audit.note"):
+                    continue
+                given = {each.arg: each.value for each in call.keywords}
+                verb = given["verb"]
+                if "organization" in given and isinstance(verb, ast.Constant):
+                    told.add(str(verb.value))
+    assert len(told) > 40
+    assert told - set(VERBS) == set()
 
 
 def test_the_lists_take_as_many_queries_for_many_as_for_few(db: None) -> None:

@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.db import transaction
 
-from billing import budgets, grants, ledger
+from billing import budgets, grants, ledger, wallets
+from billing.books import Lot
 from billing.grants import Conditions
 from billing.ledger import Move
 from billing.models import Account, TransferKind
@@ -15,7 +16,7 @@ from billing.wallets import State
 from core import clock
 from metering import rollups
 from orgs.models import Organization
-from portal.overview import Forecast, burn_down, forecast
+from portal.overview import Forecast, burn_down, forecast, pace_days
 from tests.billing.world import charge
 from tests.metering import records
 from tests.metering.records import record, write
@@ -32,6 +33,45 @@ PLACE = "/portal/acme-labs/"
 def test_the_forecast_divides_what_is_left_by_the_days_of_late() -> None:
     told = forecast(available_usd=Decimal(30), spent_usd=Decimal(14), over=7, now=NOW)
     assert (told.pace_usd, told.days, told.runs_out) == (2, 15, datetime(2026, 5, 16, 12, tzinfo=UTC))
+
+
+def lot(remaining: str, ends_in: int | None = None, *, number: int = 1) -> Lot:
+    """Credit that ends in so many days."""
+    ends = None if ends_in is None else NOW + ends_in * DAY
+    return Lot(UUID(int=number), "promotional", Decimal(remaining), expires_at=ends)
+
+
+@pytest.mark.parametrize(
+    ("lots", "available", "days", "unused"),
+    [
+        # Two dollars a day: of 100 that end in 10 days 80 are never used, and 10 that stay last for 5 days more.
+        ([lot("100", 10), lot("10", number=2)], "110", 15, "80"),
+        # What is spent first does not end first: 10 are used up in 5 days, and of 20 that end then nothing was used.
+        ([lot("10"), lot("20", 5, number=2)], "30", 5, "20"),
+        ([lot("10"), lot("20", 4, number=2)], "30", 5, "20"),
+        # All of it is used before it ends.
+        ([lot("10", 6)], "10", 5, "0"),
+        # Nothing is there after its end, but a credit limit of 8.
+        ([lot("100", 3)], "108", 7, "94"),
+        ([lot("100", 3)], "100", 3, "94"),
+        # Five are held for calls under way.
+        ([lot("25", 100)], "20", 10, "0"),
+        ([lot("10", 1), lot("10", 2, number=2), lot("10", 3, number=3)], "30", 3, "24"),
+    ],
+)
+def test_credit_that_ends_before_it_is_used_is_not_counted_on(
+    lots: list[Lot], available: str, days: int, unused: str
+) -> None:
+    told = forecast(available_usd=Decimal(available), spent_usd=Decimal(14), over=7, now=NOW, lots=lots)
+    assert (told.days, told.unused_usd) == (days, Decimal(unused))
+
+
+@pytest.mark.parametrize(
+    ("spent", "over"),
+    [([0, 0, 0, 0], 0), ([0, 0, 0, 5], 0), ([0, 0, 3, 0], 1), ([0, 3, 0, 0], 2), ([1] * 30, 7), ([1, *[0] * 29], 7)],
+)
+def test_the_pace_is_of_the_days_since_the_first_use_and_of_a_week_at_most(spent: list[int], over: int) -> None:
+    assert pace_days([Decimal(amount) for amount in spent]) == over
 
 
 @pytest.mark.parametrize(("available", "spent"), [(0, 7), (-3, 7), (30, 0), (10**9, 1)])
@@ -70,7 +110,10 @@ def state(balance: str) -> State:
 def test_the_balance_goes_down_at_the_pace_of_late_until_nothing_is_left() -> None:
     edges = [NOW + number * DAY for number in range(-1, 3)]
     pace = Forecast(Decimal(2), 2, NOW)
-    told = burn_down(closing=[Decimal(9), Decimal(7)], state=state("5"), ahead=pace, edges=edges, zone=ZoneInfo("UTC"))
+    told = burn_down(
+        closing=[Decimal(9), Decimal(7)], state=state("5"), expected=pace, lots=[], edges=edges, now=NOW,
+        zone=ZoneInfo("UTC"),
+    )  # fmt: skip
     assert [spot.label for spot in told.spots] == [
         "30 Apr: $9.00", "1 May: $7.00", "2 May: $5.00", "3 May: about $3.00", "4 May: about $1.00",
         "5 May: about $0.00",
@@ -78,10 +121,25 @@ def test_the_balance_goes_down_at_the_pace_of_late_until_nothing_is_left() -> No
     assert told.rows == (("30 Apr", Decimal(9)), ("1 May", Decimal(7)), ("2 May", Decimal(5)))
 
 
+def test_the_balance_falls_where_credit_ends() -> None:
+    edges = [NOW - DAY, NOW, NOW + DAY]
+    told = burn_down(
+        closing=[Decimal(9)], state=state("20"), expected=Forecast(Decimal(2), 5, NOW),
+        lots=[lot("14", 3), lot("6", number=2)], edges=edges, now=NOW, zone=ZoneInfo("UTC"),
+    )  # fmt: skip
+    assert [spot.label for spot in told.spots[2:]] == [
+        "2 May: about $18.00", "3 May: about $16.00", "4 May: about $6.00", "5 May: about $4.00",
+        "6 May: about $2.00", "7 May: about $0.00",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("balance", "ahead"), [("5", None), ("5", Forecast(Decimal(0), None, None)), ("-1", None)])
 def test_without_a_pace_or_with_nothing_left_nothing_is_expected(balance: str, ahead: Forecast | None) -> None:
-    edges = [NOW, NOW + DAY]
-    assert burn_down(closing=[], state=state(balance), ahead=ahead, edges=edges, zone=ZoneInfo("UTC")).ahead == ""
+    told = burn_down(
+        closing=[], state=state(balance), expected=ahead, lots=[], edges=[NOW, NOW + DAY], now=NOW,
+        zone=ZoneInfo("UTC"),
+    )  # fmt: skip
+    assert told.ahead == ""
 
 
 @pytest.fixture
@@ -104,12 +162,12 @@ def test_balances_are_those_of_the_statement_and_the_forecast_is_drawn_on(acme: 
     page = owner(acme).get(PLACE)
     # The credit's line came first and carries today's date: before the first charge there was nothing.
     assert [amount for _, amount in page.context["trend"].rows] == [*[0] * 26, 9, 8, 7, 7]
-    # 3 dollars in 7 days.
-    assert page.context["forecast"].pace_usd == Decimal("0.428571")
-    assert page.context["forecast"].days == 16
-    assert "16 days" in text(page)
+    # A dollar on each of the 3 days since the first use.
+    assert page.context["forecast"].pace_usd == 1
+    assert page.context["forecast"].days == 7
     shown = text(page)
-    assert "at $0.42 a day" in shown
+    assert "7 days" in shown
+    assert "at $1.00 a day (mean of the 3 days before today)" in shown
     assert 'class="line ahead"' in shown
     assert page.context["sum_usd"] == 3
     assert 'title="7 USD">$7.00<' in shown
@@ -171,8 +229,8 @@ def test_budgets_near_their_end_are_told_by_name_to_who_may_read_billing(db: Non
         )  # fmt: skip
     charge(acme, event())
     page = owner(acme).get(PLACE)
-    assert [(label, one.left) for label, one in page.context["ceilings"]] == [
-        (f"server (…{key.last_four})", 0), ("The organization", Decimal("0.000088")),
+    assert [(label, window, one.left) for label, window, one in page.context["ceilings"]] == [
+        (f"server (…{key.last_four})", "any 7 days", 0), ("The organization", "any 7 days", Decimal("0.000088")),
     ]  # fmt: skip
     assert 'title="0.000088 USD">$0.000088</span> of $0.00045 left' in text(page)
     assert "ceilings" not in member(acme, "member").get(PLACE).context
@@ -201,6 +259,13 @@ def test_who_has_used_nothing_sees_three_steps_and_what_is_done_of_them(db: None
     assert member(acme, "viewer").get(PLACE).context["steps"][1].place is None
     charge(acme, event())
     assert "steps" not in owner(acme).get(PLACE).context
+
+
+def test_a_frozen_wallet_has_no_forecast_and_says_so(acme: Organization) -> None:
+    wallets.freeze(organization_id=acme.pk, reason="tests", by=BY)
+    page = owner(acme).get(PLACE)
+    assert page.context["forecast"] is None
+    assert "This wallet is frozen" in text(page)
 
 
 def test_markup_in_names_is_text(acme: Organization) -> None:

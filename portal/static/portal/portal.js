@@ -17,6 +17,39 @@ document.addEventListener("submit", (event) => {
   if (question && !window.confirm(question)) event.preventDefault();
 });
 
+// A form that was sent is not sent again while its answer is on the way: a second key or member would be made.
+const AGAIN_MS = 10_000;
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post") return;
+  if (form.dataset.sent) { event.preventDefault(); return; }
+  form.dataset.sent = "yes";
+  setTimeout(() => { delete form.dataset.sent; }, AGAIN_MS);
+});
+// Whoever comes back to a page may send its forms again.
+window.addEventListener("pageshow", () => {
+  document.querySelectorAll("form[data-sent]").forEach((form) => { delete form.dataset.sent; });
+});
+
+// A part of a page that could not be had. What looks again by itself does so; who asked for it is told. Where the
+// answer is no, for a role that has changed say, the page itself says why.
+const failed = (event) => {
+  const status = event.detail.xhr?.status ?? 0;
+  if (status >= 400 && status < 500) { window.location.reload(); return; }
+  if (!event.detail.elt.matches("form") || document.getElementById("failed")) return;
+  const note = document.createElement("p");
+  note.id = "failed";
+  note.className = "note error";
+  note.setAttribute("role", "alert");
+  note.textContent = "This could not be loaded, so what is shown is of before. Try again in a moment.";
+  event.detail.elt.after(note);
+};
+document.addEventListener("htmx:responseError", failed);
+document.addEventListener("htmx:sendError", failed);
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) document.getElementById("failed")?.remove();
+});
+
 // A form without a button of its own is sent when a choice in it changes.
 document.addEventListener("change", (event) => {
   const form = event.target.closest("form[data-auto]");
@@ -51,6 +84,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.target.id !== "tail") return;
   const rows = event.target.closest("table").rows.length;
+  if (rows > LIVE_ROWS_MAX) {
+    const live = document.getElementById("live");
+    if (live) live.textContent = `Stopped at ${LIVE_ROWS_MAX} rows: load the page again for newer requests.`;
+  }
   const paused = document.querySelector("[data-pause][aria-pressed=true]") || rows > LIVE_ROWS_MAX;
   if (paused || document.hidden) event.preventDefault();
 });
@@ -58,6 +95,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.target.id !== "tail") return;
   const answer = document.createElement("template");
   answer.innerHTML = event.detail.serverResponse;
+  // A server that starts anew is asked again.
+  if (event.detail.xhr.status >= 500) return;
   // Whoever was signed out meanwhile is sent another page.
   if (!answer.content.querySelector("#tail")) {
     event.detail.shouldSwap = false;
