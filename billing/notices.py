@@ -151,6 +151,11 @@ def shown(amount: Decimal) -> str:
     return dollars(Decimal(money.display(amount)))
 
 
+def _at(news: News, page: str) -> str:
+    """A page of the organization's own people."""
+    return f"/portal/{news.organization.slug}/{page}"
+
+
 def _wallet_low(news: News) -> Letter:
     balance = shown(news.usd("balance_usd"))
     return Letter(
@@ -160,7 +165,7 @@ def _wallet_low(news: News) -> Letter:
         ("Once nothing is left, calls that need credit are refused.",),
         (("Balance", balance), ("Warning line", shown(news.usd("low_usd"))), ("As of", news.when)),
         "Add credit",
-        "/billing",
+        _at(news, "credit"),
     )
 
 
@@ -172,7 +177,7 @@ def _wallet_empty(news: News) -> Letter:
         ("Calls that need credit are refused until there is some.",),
         (("Balance", shown(news.usd("balance_usd"))), ("As of", news.when)),
         "Add credit",
-        "/billing",
+        _at(news, "credit"),
     )
 
 
@@ -197,7 +202,7 @@ def _budget(news: News) -> Letter:
             ("In a", Budget.Window(news.text("window")).label), ("As of", news.when),
         ),
         "See the budget",
-        f"/portal/{news.organization.slug}/budgets",
+        _at(news, "budgets"),
     )  # fmt: skip
 
 
@@ -209,7 +214,7 @@ def _recharge_stopped(news: News) -> Letter:
         ("Check the saved card and switch them on again; until then the credit runs out.",),
         (("Last reason", news.text("failure") or "none was given"), ("As of", news.when)),
         "Check the card",
-        "/billing",
+        _at(news, "credit/recharge"),
     )
 
 
@@ -227,19 +232,19 @@ def _topup_failed(news: News) -> Letter | None:
             ("Amount", dollars(total)), ("Reason", news.text("failure") or "none was given"), ("As of", news.when),
         ),
         "Check the card",
-        "/billing",
+        _at(news, "credit/cards"),
     )  # fmt: skip
 
 
 def _invoice(news: News) -> Invoice:
     """The document that a message is about."""
-    return Invoice.objects.select_related("corrects", "legal_entity").get(
+    return Invoice.objects.select_related("corrects", "legal_entity", "organization").get(
         organization_id=news.organization.pk, pk=ids.read("inv", news.text("invoice_id"))
     )
 
 
 def _page(invoice: Invoice) -> str:
-    return f"/billing/invoices/{ids.show('inv', invoice.pk)}"
+    return f"/portal/{invoice.organization.slug}/invoices/{ids.show('inv', invoice.pk)}"
 
 
 def _finalized(news: News) -> Letter:
@@ -456,7 +461,7 @@ def _endpoint_disabled(news: News) -> Letter:
         (
             ("Endpoint", news.text("url")), ("Reason", news.text("reason")), ("As of", news.when),
         ),
-        "See the endpoint", "/webhooks",
+        "See the endpoint", _at(news, "webhooks"),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Charts as geometry: what the templates draw as SVG. Pure; amounts stay exact until they become places on a screen."""
 
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_UP, Decimal
 from typing import Final, NamedTuple
 
 WIDTH: Final = 720
@@ -175,15 +175,13 @@ def _marked(amount: Decimal, unit: str) -> str:
 
 
 def shown(amount: Decimal, unit: str = "$") -> str:
-    """An amount as a chart tells it: to three digits that count, cents at least for money."""
+    """An amount as a chart tells it: to three digits that count, cents at least for money, which is rounded down."""
     if unit != "$":
         return f"{amount:,.0f}{f' {unit}' if unit else ''}"
-    if amount < 0:
-        return f"−{shown(-amount)}"
-    if amount and amount < 1:
-        exponent = amount.adjusted()
-        return f"${amount.quantize(Decimal(1).scaleb(min(exponent - 2, -2))):f}"
-    return f"${amount:,.2f}"
+    size, sign = abs(amount), "−" if amount < 0 else ""
+    small = size and size < 1
+    place = Decimal(1).scaleb(min(size.adjusted() - 2, -2) if small else -2)
+    return f"{sign}${size.quantize(place, rounding=ROUND_UP if sign else ROUND_DOWN):,f}"
 
 
 def _series(columns: Sequence[Column]) -> tuple[str, ...]:

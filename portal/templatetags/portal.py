@@ -1,7 +1,7 @@
 """How pages tell amounts, numbers and times."""
 
 from datetime import datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from zoneinfo import ZoneInfo
 
 from django import template
@@ -15,14 +15,18 @@ _SMALL = Decimal("0.1")
 
 @register.filter
 def usd(amount: Decimal | None) -> str:
-    """Dollars and cents, cut down; under ten cents to the first digits that say something."""
+    """Dollars and cents, rounded down, so that a debt never looks smaller, as in mails and at the desk.
+
+    Under ten cents to the first digits that say something.
+    """
     if amount is None:
         return "–"
     sign, size = ("−" if amount < 0 else ""), abs(amount)
     if size and size < _SMALL:
-        shown = size.quantize(Decimal(1).scaleb(max(size.adjusted() - 2, -money.DECIMALS)), rounding=ROUND_DOWN)
+        place = Decimal(1).scaleb(max(size.adjusted() - 2, -money.DECIMALS))
+        shown = size.quantize(place, rounding=ROUND_UP if sign else ROUND_DOWN)
         return f"{sign}${money.plain(shown)}"
-    return f"{sign}${size.quantize(Decimal('0.01'), rounding=ROUND_DOWN):,}"
+    return f"{sign}${size.quantize(Decimal('0.01'), rounding=ROUND_UP if sign else ROUND_DOWN):,}"
 
 
 @register.filter
@@ -114,11 +118,12 @@ def spaced(word: str) -> str:
 
 @register.filter
 def fixed(amount: Decimal | None, places: int) -> str:
-    """An amount with so many decimals, cut down, so that a column of them stands in line; exact if else it were 0."""
+    """An amount with so many decimals, rounded down, so that a column of them stands in line; else 0, it is exact."""
     if amount is None:
         return "–"
-    size = abs(amount).quantize(Decimal(1).scaleb(-places), rounding=ROUND_DOWN)
-    if amount and not size:
+    down = ROUND_UP if amount < 0 else ROUND_DOWN
+    size = abs(amount).quantize(Decimal(1).scaleb(-places), rounding=down)
+    if amount and abs(amount) < Decimal(1).scaleb(-places):
         return rate(amount)
     return f"{'−' if amount < 0 else ''}${size:,}"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core import mail as outgoing
 from django.db import transaction
+from django.test import Client
 from pypdf import PdfReader
 
 from billing import dunning, notices, profiles
@@ -245,14 +246,34 @@ def test_links_are_ours_and_lead_somewhere(acme: Organization, settings: Any) ->
     finance()
     (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "x"})
     (low, _) = news(acme, "wallet.low", {"balance_usd": "1", "low_usd": "5"})
-    for each in (parked, low):
-        assert set(re.findall(r"href=\"([^\"]+)\"", each.html)) <= {
-            "https://billing.example.com/admin/billing/payment/"
-        }
+    for each, place in ((parked, "/admin/billing/payment/"), (low, "/portal/acme-labs/credit")):
+        assert set(re.findall(r"href=\"([^\"]+)\"", each.html)) == {f"https://billing.example.com{place}"}
     assert "Open the payments: https://billing.example.com/admin/billing/payment/" in parked.text
     settings.PUBLIC_URL = ""
     (parked,) = news(acme, "payment.parked", {"payment_id": "pay_1", "reason": "x"})
     assert "href" not in parked.html
+
+
+def test_every_notice_of_a_customer_leads_to_a_page_that_they_can_open(acme: Organization, settings: Any) -> None:
+    settings.PUBLIC_URL = "https://billing.example.com"
+    person = Client()
+    person.force_login(
+        world.member(acme, "cfo@acme.example", members.OWNER).user, backend="django.contrib.auth.backends.ModelBackend"
+    )
+    data = about(
+        papers.invoice(acme), step="reminder_1", balance_usd="1", low_usd="5", amount_usd="10", tax_usd="0",
+        frozen_usd="1", automatic=True, failure="declined", failures=4, url="https://example.com/hook", reason="410",
+        unit="usd", window="7d", used="8", ceiling="10", on="key", name="nightly",
+    )  # fmt: skip
+    told = set()
+    for kind in notices.NOTICES:
+        for mail in news(acme, kind, data):
+            if mail.recipient == "cfo@acme.example":
+                (link,) = set(re.findall(r"href=\"https://billing.example.com([^\"]+)\"", mail.html))
+                assert person.get(link).status_code == 200, f"{kind} leads to {link}"
+                told.add(kind)
+    assert {"wallet.low", "wallet.empty", "topup.failed", "recharge.stopped", "invoice.finalized"} <= told
+    assert {"invoice.paid", "invoice.reopened", "invoice.overdue", "webhook_endpoint.disabled", "budget.full"} <= told
 
 
 def test_every_notice_can_be_read_and_nothing_in_it_is_fetched(acme: Organization) -> None:

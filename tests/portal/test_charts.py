@@ -1,5 +1,6 @@
 from decimal import Decimal
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,14 @@ def test_small_amounts_keep_their_digits() -> None:
     assert charts.shown(Decimal("0.000123456")) == "$0.000123"
     assert charts.shown(Decimal("1234.5")) == "$1,234.50"
     assert charts.shown(Decimal(1200), "tokens") == "1,200 tokens"
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [("6.999", "$6.99"), ("-6.991", "−$7.00"), ("0.9999", "$0.999"), ("0.0009999", "$0.000999"), ("0", "$0.00")],
+)
+def test_a_chart_says_no_more_than_the_figure_beside_it(amount: str, said: str) -> None:
+    assert charts.shown(Decimal(amount)) == said
 
 
 def test_what_was_taken_back_counts_and_is_not_drawn() -> None:

@@ -12,7 +12,9 @@ from portal.templatetags import portal
     [
         ("0", "$0.00"),
         ("1234.567", "$1,234.56"),
-        ("-3.999", "−$3.99"),
+        ("-3.991", "−$4.00"),
+        ("-3.99", "−$3.99"),
+        ("-0.01231", "−$0.0124"),
         ("0.1", "$0.10"),
         ("0.0999", "$0.0999"),
         ("0.000004800", "$0.0000048"),
@@ -21,7 +23,7 @@ from portal.templatetags import portal
         (None, "–"),
     ],
 )
-def test_dollars_are_cut_down_and_small_ones_keep_what_counts(amount: str | None, shown: str) -> None:
+def test_dollars_are_rounded_down_and_small_ones_keep_what_counts(amount: str | None, shown: str) -> None:
     assert portal.usd(None if amount is None else Decimal(amount)) == shown
 
 
@@ -46,7 +48,8 @@ def test_times_are_told_in_the_zone_that_they_name() -> None:
         ("0.000362", 6, "$0.000362"),
         ("1", 6, "$1.000000"),
         ("0", 6, "$0.000000"),
-        ("-0.0299", 2, "−$0.02"),
+        ("-0.0299", 2, "−$0.03"),
+        ("-0.0012", 2, "−$0.0012"),
         ("0.000000072", 6, "$0.000000072"),
         (None, 2, "–"),
     ],
