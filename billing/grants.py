@@ -122,16 +122,6 @@ def _settle(organization_id: UUID) -> None:
     ledger.post([], at=started_at(), also=[organization_id])
 
 
-def ending(organization_id: UUID, *, after: datetime, until: datetime, limit: int) -> list[Grant]:
-    """Credit of which something is left and that ends between two instants, the first to end first. One query."""
-    return list(
-        Grant.objects.filter(
-            organization_id=organization_id, transfer_id__isnull=False, remaining_usd__gt=0, expires_at__gt=after,
-            expires_at__lte=until,
-        ).order_by("expires_at", "id")[:limit]
-    )  # fmt: skip
-
-
 class Credit(NamedTuple):
     """What is left in a wallet of credit given (promotions, adjustments), and of credit paid for."""
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from django import forms
-from django.db.models import F, Value
+from django.db.models import TextField, Value
 from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.decorators.http import require_POST, require_safe
@@ -33,7 +33,7 @@ WINDOWS: Final[tuple[tuple[str, str], ...]] = (
     (Budget.Window.FIVE_HOURS, "any 5 hours"),
 )
 # Names of keys need not differ.
-_KEY_NAME: Final = Concat(F("name"), Value(" (…"), F("last_four"), Value(")"))
+_KEY_NAME: Final = Concat("name", Value(" (…"), "last_four", Value(")"), output_field=TextField())
 _WARN_HELP: Final = "A mail goes out when so much of it is used, and another one when all of it is."
 UNITS: Final[tuple[tuple[str, str], ...]] = ((Unit.USD, "US dollars"), (Unit.TOKENS, "tokens"))
 

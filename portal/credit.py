@@ -25,7 +25,7 @@ from core import clock, errors, ids, lists, wire
 from ops import idempotency
 from ops.idempotency import Saved
 from orgs import permissions
-from portal import desk, onward
+from portal import desk, onward, usage
 from portal.accounts import fault
 from portal.desk import Desk
 
@@ -161,9 +161,10 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
     bought = _topups(TopUp.objects.filter(organization_id=owner).order_by("-pk")[:TOPUPS_FIRST])
     context = {
         "state": wallets.state(owner),
-        "grants": _grants(owner),
+        "grants": left(owner),
         "grants_max": GRANTS_MAX,
         "lines": _lines(page),
+        "places": places(_lines(page)),
         "more": page.has_more,
         "payments_on": client.is_on(),
         "form": form,
@@ -271,8 +272,9 @@ def statement_page(request: HttpRequest, here: Desk) -> HttpResponse:
     """``GET …/credit/statement``: every movement with the balance after it, by pages."""
     after = request.GET.get("after") or None
     page = statement.page(here.organization.pk, limit=LINES, after=after)
-    older = ids.show("tr", page.transfers[-1].pk) if page.has_more else ""
-    return desk.render(request, "credit_statement", {"lines": _lines(page), "older": older, "after": after})
+    older, lines = ids.show("tr", page.transfers[-1].pk) if page.has_more else "", _lines(page)
+    context = {"lines": lines, "places": places(lines), "older": older, "after": after}
+    return desk.render(request, "credit_statement", context)
 
 
 @require_safe
@@ -320,23 +322,24 @@ def _lines(page: statement.Page) -> list[Line]:
     return [Line(transfer, signed(transfer), _why(transfer)) for transfer in page.transfers]
 
 
+def places(lines: Sequence[Line]) -> int:
+    """How many decimals a statement's amounts have: so many that each line is told from the one below it."""
+    return usage.places(line.amount_usd for line in lines)
+
+
 def _why(transfer: Transfer) -> str:
     """The reason, where it says more than the kind."""
     return "" if transfer.reason == transfer.get_kind_display() else transfer.reason
 
 
-def lots(owner: UUID) -> list[books.Lot]:
-    """Credit that can be spent now, in the order in which it is; the newest ``GRANTS_MAX`` of it. One query."""
-    return [_lot(row) for row in _grants(owner) if row.transfer_id is not None]
-
-
-def _grants(owner: UUID) -> list[Grant]:
-    """Credit with anything left, in the order in which it is spent."""
+def left(owner: UUID) -> list[Grant]:
+    """Credit with anything left, in the order in which it is spent; what begins later is last. One query."""
     found = Grant.objects.filter(organization_id=owner, remaining_usd__gt=0).order_by("-pk")[:GRANTS_MAX]
-    return sorted(found, key=lambda row: (row.transfer_id is None, books.order(_lot(row))))
+    return sorted(found, key=lambda row: (row.transfer_id is None, books.order(lot(row))))
 
 
-def _lot(row: Grant) -> books.Lot:
+def lot(row: Grant) -> books.Lot:
+    """A grant as the arithmetic of books takes it."""
     return books.Lot(row.pk, row.kind, row.remaining_usd, row.priority, row.expires_at, frozenset(row.model_slugs))
 
 

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch
 from django.views.decorators.http import require_safe
 
-from billing import budgets, grants, statement, wallets
+from billing import budgets, statement, wallets
 from billing.books import Lot
 from billing.models import Budget, Wallet
 from billing.wallets import State
@@ -23,7 +23,7 @@ from metering.rollups import Only
 from orgs import permissions
 from orgs.models import ApiKey
 from portal import charts, credit, days, desk, names, periods, requests, usage
-from portal.budgets import WINDOWS
+from portal.budgets import WINDOWS, percent
 from portal.charts import Trend
 from portal.desk import Desk
 
@@ -146,7 +146,8 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
         spent = told.pop("spent")
         context |= told
     if state is not None:
-        over, lots = pace_days(spent), credit.lots(of)
+        given = [grant for grant in credit.left(of) if grant.transfer_id is not None]
+        over, lots = pace_days(spent), [credit.lot(grant) for grant in given]
         # Whoever sees only a part of the usage cannot tell when the whole is gone, and nothing is used that is frozen.
         if here.scope.member_id is None and state.status != "frozen":
             context["forecast"] = forecast(
@@ -162,7 +163,8 @@ def show(request: HttpRequest, here: Desk) -> HttpResponse:
             now=now,
             zone=here.zone,
         )
-        context["expiring"] = grants.ending(of, until=now + SOON, limit=GRANTS_SHOWN, after=now)
+        soon = [(grant.expires_at, grant.pk, grant) for grant in given if grant.expires_at is not None]
+        context["expiring"] = [grant for at, _, grant in sorted(soon) if now < at <= now + SOON][:GRANTS_SHOWN]
     if here.may(permissions.BILLING_READ):
         context["ceilings"] = near(here)
     if sees_usage and not context["lines"]:
@@ -232,8 +234,17 @@ def top_keys(here: Desk, *, now: datetime) -> list[tuple[str, str, usage.Used]]:
     ]
 
 
-def near(here: Desk) -> list[tuple[str, str, budgets.Standing]]:
-    """Ceilings of which little is left, by what they are on and in which time; the fullest first."""
+class Near(NamedTuple):
+    """A ceiling of which little is left: what it is on, in which time, and how much of it is taken in percent."""
+
+    label: str
+    window: str
+    percent: int
+    standing: budgets.Standing
+
+
+def near(here: Desk) -> list[Near]:
+    """Ceilings of which little is left; the fullest first."""
     found = [one for one in budgets.standing(here.organization.pk) if one.spent + one.held >= one.ceiling * NEAR]
     found.sort(key=lambda one: (one.left, one.budget.pk))
     labels: dict[UUID, str] = {here.organization.pk: "The organization"}
@@ -244,7 +255,7 @@ def near(here: Desk) -> list[tuple[str, str, budgets.Standing]]:
         about = [one.budget.subject_id for one in found if one.budget.subject == subject]
         if about:
             labels |= naming(about, of=here.organization)
-    return [(labels[one.budget.subject_id], dict(WINDOWS)[one.budget.window], one) for one in found]
+    return [Near(labels[one.budget.subject_id], dict(WINDOWS)[one.budget.window], percent(one), one) for one in found]
 
 
 def steps(here: Desk, state: State | None) -> list[Step]:

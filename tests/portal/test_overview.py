@@ -229,9 +229,12 @@ def test_budgets_near_their_end_are_told_by_name_to_who_may_read_billing(db: Non
         )  # fmt: skip
     charge(acme, event())
     page = owner(acme).get(PLACE)
-    assert [(label, window, one.left) for label, window, one in page.context["ceilings"]] == [
-        (f"server (…{key.last_four})", "any 7 days", 0), ("The organization", "any 7 days", Decimal("0.000088")),
-    ]  # fmt: skip
+    assert [(label, window, percent, one.left) for label, window, percent, one in page.context["ceilings"]] == [
+        (f"server (…{key.last_four})", "any 7 days", 100, 0),
+        ("The organization", "any 7 days", 80, Decimal("0.000088")),
+    ]
+    # A ceiling of nothing is drawn as full, and says what that means.
+    assert text(page).count("full: calls are refused") == 1
     assert 'title="0.000088 USD">$0.000088</span> of $0.00045 left' in text(page)
     assert "ceilings" not in member(acme, "member").get(PLACE).context
 
