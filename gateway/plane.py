@@ -49,6 +49,8 @@ _DROPPING_MAX = 4
 _PAGES_MAX = 256
 # Within which a body must be whole.
 _BODY_SECONDS = 60
+# So long a call that comes whole is waited for without looking whether its client is still there.
+_ALONE_SECONDS = 1.0
 # What Django's middleware puts on every answer of ours.
 _ALWAYS = (
     (b"x-frame-options", settings.X_FRAME_OPTIONS.encode()),
@@ -287,6 +289,11 @@ class Body:
             raise _too_large(settings.BODY_BYTES_MAX)
         return part
 
+    async def left(self) -> None:
+        """Wait until its sender hangs up; all of it has come."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def drop(self) -> None:
         """Read what nobody has read: who is cut off while sending may never see the answer.
 
@@ -411,8 +418,8 @@ async def _chat(scope: Scope, headers: Headers, body: Body) -> "Told | Flow":
         raw, who=who, request_id=headers["x-request-id"], key=key, long=_encoding(headers) not in {"", "identity"}
     )
     if not call.prompt.stream:
-        answer = await call.answer()
-        return Told(200, chat.whole(call, answer), headers=call.headers)
+        await _attend(call, body)
+        return Told(200, chat.whole(call, await call.answer()), headers=call.headers)
     quiet = settings.CALL_KEEP_ALIVE_MS / 1000
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(quiet):
@@ -429,13 +436,33 @@ async def _responses(scope: Scope, headers: Headers, body: Body) -> "Told | Flow
         raw, who=who, request_id=request_id, key=key, long=_encoding(headers) not in {"", "identity"}
     )
     if not call.prompt.stream:
-        answer = await call.answer()
-        return Told(200, responses.whole(call, request, answer), headers=call.headers)
+        await _attend(call, body)
+        return Told(200, responses.whole(call, request, await call.answer()), headers=call.headers)
     quiet = settings.CALL_KEEP_ALIVE_MS / 1000
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(quiet):
             await call.begin()
     return Flow(responses.parts(call, request), call.leave, quiet, responses.KEEP_ALIVE, headers=call.headers)
+
+
+async def _attend(call: calls.Call, body: Body) -> None:
+    """Wait for an answer that comes whole while somebody waits for it. Raises what ``begin`` raises, or ``Gone``."""
+    # Most calls are over by then; a client that has left by then is still seen to have left.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ALONE_SECONDS):
+            await call.begin()
+            return
+    gone = asyncio.ensure_future(body.left())
+    begun = asyncio.ensure_future(call.begin())
+    try:
+        await asyncio.wait([begun, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            call.leave()
+            raise Gone
+        begun.result()
+    finally:
+        gone.cancel()
+        begun.cancel()
 
 
 async def _call_body(headers: Headers, body: Body) -> bytes:

@@ -13,7 +13,7 @@ from billing import charges, holds, ledger, wallets
 from billing.ledger import Terms
 from billing.models import Hold, Wallet
 from core import errors, ids
-from gateway import calls, channels, health, terms
+from gateway import calls, channels, health, plane, terms
 from metering.models import Attempt, RequestLog, UsageRecord
 from tests import doors
 from tests.billing.world import rows
@@ -147,6 +147,41 @@ def test_a_client_that_is_drained_for_too_long_is_billed_what_there_is(
     stream(acme, leave_after=4)
     kept = record(acme)
     assert (kept.outcome, kept.output_tokens, kept.usage_source) == ("client_aborted", estimated(3), "estimated")
+
+
+def test_who_hangs_up_before_a_whole_answer_pays_what_the_provider_counts(
+    acme: House, fake: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane, "_ALONE_SECONDS", 0)
+    for terms_of_it in ("drain", "estimate"):
+        terms.change(organization_id=acme.organization.pk, on_hang_up=terms_of_it, reason="asked for", by=world.BY)
+        fake.then(Act(fault="pause"))
+        fake.bodies.clear()
+        calling = Calling(acme.keys["organization"].secret, HELLO)
+        wait_for(lambda: fake.bodies)
+        calling.hang_up()
+        assert calling.wait().status == 0
+        fake.go()
+        kept = record(acme)
+        assert (kept.outcome, kept.cost_usd, kept.usage_source) == ("client_aborted", COST, "provider")
+
+
+def test_who_hangs_up_before_a_whole_answer_that_never_comes_pays_the_prompt(
+    acme: House, fake: Upstream, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CALL_DRAIN_SECONDS = 0.2
+    monkeypatch.setattr(plane, "_ALONE_SECONDS", 0)
+    fake.then(Act(fault="stall"))
+    cut_before = fake.hung_up
+    calling = Calling(acme.keys["organization"].secret, HELLO)
+    wait_for(lambda: fake.bodies)
+    calling.hang_up()
+    assert calling.wait().status == 0
+    kept = record(acme)
+    assert (kept.outcome, kept.input_tokens, kept.output_tokens, kept.usage_source) == (
+        "client_aborted", PROMPT, 0, "estimated",
+    )  # fmt: skip
+    wait_for(lambda: fake.hung_up > cut_before)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -276,6 +276,22 @@ def test_stopped_with_streams_open_each_is_billed_before_the_end(
     verify()
 
 
+def test_who_hangs_up_on_a_real_line_before_a_whole_answer_is_not_waited_for_to_its_end(
+    acme: House, fake: Upstream, books: Books, tmp_path: Path
+) -> None:
+    fake.then(Act(fault="stall"))
+    before = len(acme.records)
+    with running(folder=tmp_path, url=books.url, CALL_DRAIN_SECONDS="1") as web:
+        bearer = {"Authorization": f"Bearer {acme.keys['organization'].secret}"}
+        asked = {"model": "deepseek-chat", "messages": [{"role": "user", "content": SAID}], "max_tokens": 300}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{web.base_url}/v1/chat/completions", json=asked, headers=bearer, timeout=0.5)
+        wait_for(lambda: len(acme.records) == before + 1)
+    kept = acme.records[-1]
+    assert (kept.outcome, kept.output_tokens, kept.usage_source) == ("client_aborted", 0, "estimated")
+    verify()
+
+
 def test_who_hangs_up_on_a_real_line_is_billed_by_the_provider_s_counts(
     acme: House, fake: Upstream, server: WebServer
 ) -> None:
