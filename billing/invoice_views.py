@@ -171,7 +171,7 @@ class InvoicePdf(APIView):
         responses={(200, "application/pdf"): {"type": "string", "format": "binary"}, **failures(404)},
     )
     def get(self, request: Request, invoice_id: str) -> HttpResponse:
-        """The document as it is printed. Raises ``NotAcceptable`` for who takes anything but a PDF."""
+        """The document as it is printed; a 406 for who takes anything but a PDF."""
         if request.accepted_renderer.format != PdfRenderer.format:
             raise errors.NotAcceptable
         invoice = issued.find(_owner(request), invoice_id)

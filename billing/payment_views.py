@@ -61,7 +61,9 @@ class TopUpSerializer(serializers.Serializer[Any]):
 
 
 class NewTopUpSerializer(serializers.Serializer[Any]):
-    """The body of ``POST /v1/topups``, for the document; ``read_topup`` reads it."""
+    """Credit to be bought."""
+
+    # For the document only: ``read_topup`` reads the body.
 
     amount_usd = UsdNumber(help_text="From 10 to 5000, in whole cents")
     method = serializers.ChoiceField(
@@ -87,7 +89,9 @@ class RechargeSerializer(serializers.Serializer[Any]):
 
 
 class NewRechargeSerializer(serializers.Serializer[Any]):
-    """The body of ``PUT /v1/wallet/recharge``, for the document; ``read_recharge`` reads it."""
+    """When a wallet is to ask for a top-up by itself."""
+
+    # For the document only: ``read_recharge`` reads the body.
 
     threshold_usd = UsdNumber(help_text="Below it the wallet asks")
     amount_usd = UsdNumber(help_text="From 10 to 5000, in whole cents")

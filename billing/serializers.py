@@ -152,7 +152,9 @@ class InvoiceDetailSerializer(InvoiceSerializer):
 
 
 class ToPaySerializer(serializers.Serializer[Any]):
-    """The body of ``POST /v1/invoices/{id}/pay``, for the document; ``billing.payment_views`` reads it."""
+    """How an invoice is to be paid."""
+
+    # For the document only: ``billing.payment_views`` reads the body.
 
     method = serializers.ChoiceField(
         [method.value for method in Payment.Method], required=False, allow_null=True, help_text="card: the saved one"
@@ -209,7 +211,7 @@ class BalanceInfoSerializer(serializers.Serializer[Any]):
 
 
 class BalanceSerializer(serializers.Serializer[Any]):
-    """``GET /user/balance`` (contract 12.1)."""
+    """A balance as DeepSeek's clients read it."""
 
     is_available = serializers.BooleanField()
     balance_infos = BalanceInfoSerializer(many=True)

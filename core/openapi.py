@@ -48,7 +48,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 
 class ErrorEnvelopeSerializer(serializers.Serializer[Any]):
-    """Contract 9.1."""
+    """Every error, unless problem details are asked for."""
 
     error = ErrorSerializer()
 

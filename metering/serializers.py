@@ -22,7 +22,7 @@ class UsdNumber(serializers.DecimalField):
 
 
 class UsageSerializer(serializers.Serializer[Any]):
-    """A usage record in a list (contract 8)."""
+    """A usage record."""
 
     id = serializers.CharField()
     object = serializers.ChoiceField(["usage_record"])
@@ -138,7 +138,7 @@ class CostsBucketSerializer(BucketSerializer):
 
 
 class RollupPageSerializer(serializers.Serializer[Any]):
-    """A page of buckets (contract 8.1)."""
+    """A page of buckets."""
 
     object = serializers.ChoiceField(["page"])
     has_more = serializers.BooleanField()
@@ -196,7 +196,7 @@ class LimitsSerializer(serializers.Serializer[Any]):
 
 
 class CatalogEntrySerializer(serializers.Serializer[Any]):
-    """A model of the catalog (contract 7)."""
+    """A model of the catalog."""
 
     id = serializers.CharField()
     object = serializers.ChoiceField(["model"])

@@ -115,7 +115,9 @@ _EVENTS = "Kinds of event to be told of; empty or absent for all: " + ", ".join(
 
 
 class NewEndpointSerializer(serializers.Serializer[Any]):
-    """The body of ``POST /v1/webhook_endpoints``, for the document; ``read_change`` reads it."""
+    """An endpoint to be made."""
+
+    # For the document only: ``read_change`` reads the body.
 
     url = serializers.CharField(
         max_length=egress.URL_CHARS_MAX, help_text="https:// and a domain name; port 443 or above 1023."
@@ -126,7 +128,7 @@ class NewEndpointSerializer(serializers.Serializer[Any]):
 
 
 class EndpointChangeSerializer(serializers.Serializer[Any]):
-    """The body of ``PATCH /v1/webhook_endpoints/{id}``, for the document; absent or null leaves as it is."""
+    """What to change of an endpoint; absent or null leaves as it is."""
 
     url = serializers.CharField(max_length=egress.URL_CHARS_MAX, required=False, allow_null=True)
     events = serializers.ListField(

@@ -101,7 +101,9 @@ class DeletedKeySerializer(serializers.Serializer[Any]):
 
 
 class NewKeySerializer(serializers.Serializer[Any]):
-    """The body of ``POST /v1/keys``, for the document; ``read_wish`` reads it."""
+    """A key to be made."""
+
+    # For the document only: ``read_wish`` reads the body.
 
     name = serializers.CharField(max_length=100, help_text="What the key is for.")
     scopes = serializers.ListField(

@@ -158,6 +158,15 @@ def test_secrets_have_no_default() -> None:
         assert not re.search(rf"\$\{{{name}(:-|\}})", text)
 
 
+def test_what_the_file_does_not_name_comes_from_a_file_that_is_not_committed() -> None:
+    services = compose()["services"]
+    for name in ("migrate", "web", "worker_money", "worker_bulk", "beat"):
+        assert services[name]["env_file"] == [{"path": "settings.env", "required": False}]
+        # What is named there wins over the file: these are for the file.
+        assert {"METRICS_TOKEN", "SECRET_KEY_FALLBACKS"}.isdisjoint(services[name]["environment"])
+    assert {"docker/.env", "docker/settings.env"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 def test_worker_and_beat_are_those_of_up(tmp_path: Path) -> None:
     _, children = supervisor.product(data_dir=tmp_path, environment={})
     for child in children:

@@ -1,5 +1,6 @@
 """What the document says of every operation."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,23 @@ EVERY = [pytest.param(*each, id=f"{each[1]} {each[0]}") for each in operations()
 def test_the_document_is_valid() -> None:
     validate_schema(views.document())  # type: ignore[no-untyped-call]
     assert len({operation["operationId"] for _, _, operation in operations()}) == len(EVERY)
+
+
+def told(part: Any) -> Iterator[str]:
+    """Every summary and description below a part of the document."""
+    if isinstance(part, dict):
+        yield from (part[name] for name in ("summary", "description") if isinstance(part.get(name), str))
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from told(inner)
+
+
+def test_what_it_says_is_for_readers_who_do_not_know_the_code() -> None:
+    inside = re.compile(
+        r"[Cc]ontract \d|Raises|for the document|``\w+_\w+`` reads|``(?:core|orgs|ops|metering|billing)\."
+    )
+    words = list(told(views.document()))
+    assert len(words) > 300
+    assert [each for each in words if inside.search(each)] == []
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), EVERY)

@@ -39,7 +39,7 @@ try:
 except SystemCheckError as error:
     told["complaints"] = str(error)
 for scheme, path in (("http", "/healthz"), ("http", "/v1/usage"), ("https", "/v1/usage"), ("https", "/nowhere"),
-                     ("https", "/admin/nowhere"), ("https", "/v1/usage?after=x")):
+                     ("https", "/admin/nowhere"), ("https", "/v1/usage?after=x"), ("http", "/metrics")):
     answer = Client(raise_request_exception=False).get(path, headers={"Host": "tollbook.example",
         "X-Forwarded-Proto": scheme, "Authorization": "Bearer dtk_x"})
     told["answers"][f"{scheme} {path}"] = [answer.status_code, dict(answer.headers), answer.content.decode()]
@@ -73,6 +73,8 @@ def test_a_production_passes_djangos_checks_and_its_answers_show_nothing_of_the_
     answers = told["answers"]
     assert isinstance(answers, dict)
     assert answers["http /healthz"][0] == 200
+    # Asked for past the proxy it is not sent to HTTPS; that it is not this machine who asks is another matter.
+    assert answers["http /metrics"][0] == 403
     status, headers, _ = answers["http /v1/usage"]
     assert (status, headers["Location"]) == (301, "https://tollbook.example/v1/usage")
     for _, headers, text in answers.values():
