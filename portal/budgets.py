@@ -6,8 +6,6 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from django import forms
-from django.db.models import TextField, Value
-from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.decorators.http import require_POST, require_safe
 
@@ -21,6 +19,7 @@ from orgs.models import ApiKey, Member, Project
 from portal import desk
 from portal.accounts import fault
 from portal.desk import Desk
+from portal.names import name_of_key
 
 # Choices of a kind in the form; for a key beyond them there is a link on its page.
 CHOICES_MAX: Final = 500
@@ -32,8 +31,6 @@ WINDOWS: Final[tuple[tuple[str, str], ...]] = (
     (Budget.Window.DAY, "any 24 hours"),
     (Budget.Window.FIVE_HOURS, "any 5 hours"),
 )
-# Names of keys need not differ.
-_KEY_NAME: Final = Concat("name", Value(" (…"), "last_four", Value(")"), output_field=TextField())
 _WARN_HELP: Final = "A mail goes out when so much of it is used, and another one when all of it is."
 UNITS: Final[tuple[tuple[str, str], ...]] = ((Unit.USD, "US dollars"), (Unit.TOKENS, "tokens"))
 
@@ -77,11 +74,6 @@ class Row(NamedTuple):
     window: str
     percent: int
     is_usd: bool
-
-    @property
-    def is_full(self) -> bool:
-        """Whether calls under it are refused, because nothing of it is left."""
-        return self.percent == 100
 
 
 @require_safe
@@ -210,7 +202,7 @@ def _names(here: Desk, found: Iterable[Standing]) -> Mapping[tuple[str, UUID], s
     sources = (
         (Subject.PROJECT, Project, "name"),
         (Subject.MEMBER, Member, "user__email"),
-        (Subject.KEY, ApiKey, _KEY_NAME),
+        (Subject.KEY, ApiKey, name_of_key()),
     )
     for subject, table, name in sources:
         if subject in wanted:
@@ -226,7 +218,7 @@ def _choices(here: Desk, *, wanted: str) -> list[tuple[str, object]]:
     sources = (
         (Subject.PROJECT, "Projects", Project.objects.filter(**mine, archived_at=None), "name"),
         (Subject.MEMBER, "Members", Member.objects.filter(**mine, removed_at=None), "user__email"),
-        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), _KEY_NAME),
+        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), name_of_key()),
     )
     for subject, label, rows, name in sources:
         found = list(rows.order_by("-pk").values_list("pk", name)[:CHOICES_MAX])

@@ -177,7 +177,7 @@ def test_more_than_a_look_shows_is_said(acme: Organization) -> None:
     write(*(record(acme.pk, clock.now(), model="m") for _ in range(4)))
     with mock.patch.object(requests, "LIVE_MAX", 3):
         page = owner(acme).get(PLACE, {"since": clock.to_unix(clock.now()) - 60})
-        narrow = owner(acme).get(PLACE, {"since": clock.to_unix(clock.now()) - 60, "model": "m", "period": "1"})
+        narrow = owner(acme).get(PLACE, {"since": str(clock.to_unix(clock.now()) - 60), "model": "m", "period": "1"})
     assert len(listed(page)) == 3
     assert "More than 3 came in at once" in text(page)
     # Whoever loads the page again still sees what they chose.
