@@ -33,10 +33,12 @@ def one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_one_more(self: Any) -> None:
         load(self)
         last = max(name for app, name in self.disk_migrations if app == "metering")
-        made = migrations.Migration("9999_note", "metering")
-        made.dependencies = [("metering", last)]
-        made.operations = [migrations.RunSQL("ALTER TABLE usage_record ADD COLUMN note text")]
-        self.disk_migrations["metering", "9999_note"] = made
+
+        class Note(migrations.Migration):
+            dependencies = [("metering", last)]
+            operations = [migrations.RunSQL("ALTER TABLE usage_record ADD COLUMN note text")]
+
+        self.disk_migrations["metering", "9999_note"] = Note("9999_note", "metering")
 
     monkeypatch.setattr(MigrationLoader, "load_disk", with_one_more)
 
