@@ -145,27 +145,38 @@ async def application(scope: Scope, headers: dict[str, str], receive: Receive, s
             told = _refused(http.from_exception(error), accept=headers.get("accept", ""), correlation=correlation)
     except Gone:
         return
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200 if isinstance(told, Flow) else told.status,
-            "headers": [
-                (b"content-type", told.content_type.encode()),
-                (b"cache-control", b"no-store")
-                if isinstance(told, Flow)
-                else (b"content-length", b"%d" % len(told.body)),
-                (b"x-request-id", correlation.encode()),
-                (b"deepailab-processing-ms", b"%d" % ((time.monotonic_ns() - started) // 1_000_000)),
-                *(_ALWAYS_SECURE if settings.SECURE_SSL_REDIRECT else _ALWAYS),
-                *((name.lower().encode(), value.encode("latin-1")) for name, value in told.headers.items()),
-            ],
-        }
-    )
+    await send(_start(told, correlation=correlation, started=started))
     if isinstance(told, Flow):
         await _pour(told, receive, send)
         return
     await send({"type": "http.response.body", "body": told.body})
     await body.drop()
+
+
+async def refuse(error: errors.ApiError, scope: Scope, send: Send) -> None:
+    """Answer a request that nobody is to read."""
+    started = time.monotonic_ns()
+    headers = headers_of(scope)
+    correlation = http.correlation(headers.get("x-request-id", ""))
+    told = _refused(error, accept=headers.get("accept", ""), correlation=correlation)
+    await send(_start(told, correlation=correlation, started=started))
+    await send({"type": "http.response.body", "body": told.body})
+
+
+def _start(told: "Told | Flow", *, correlation: str, started: int) -> Message:
+    """The head of an answer."""
+    return {
+        "type": "http.response.start",
+        "status": 200 if isinstance(told, Flow) else told.status,
+        "headers": [
+            (b"content-type", told.content_type.encode()),
+            (b"cache-control", b"no-store") if isinstance(told, Flow) else (b"content-length", b"%d" % len(told.body)),
+            (b"x-request-id", correlation.encode()),
+            (b"deepailab-processing-ms", b"%d" % ((time.monotonic_ns() - started) // 1_000_000)),
+            *(_ALWAYS_SECURE if settings.SECURE_SSL_REDIRECT else _ALWAYS),
+            *((name.lower().encode(), value.encode("latin-1")) for name, value in told.headers.items()),
+        ],
+    }
 
 
 def _door(scope: Scope) -> "Door":

@@ -18,12 +18,6 @@ def _() -> Disabled:
     return rewritten("date_bin(%(grain)s, recorded_at,", "date_bin(%(grain)s, occurred_at,")
 
 
-@guard("two_lengths_are_refused")
-def _() -> Disabled:
-    """A request that names both a length and chunks is refused unread."""
-    return patched("core.asgi._has_two_lengths", lambda scope: False)
-
-
 @guard("chunks_end_their_connection")
 def _() -> Disabled:
     """After a body in chunks the connection ends, so nothing that follows it is taken for a request."""

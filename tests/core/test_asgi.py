@@ -1,5 +1,6 @@
-"""Two applications on one port, and an end at which nobody is left without an answer."""
+"""Two applications on one port, bodies that are waited for, and an end at which nobody is left without an answer."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -7,10 +8,12 @@ import signal
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from core import asgi
 from metering.models import UsageRecord
 from tests.books import Books
 from tests.journeys import neighbours
@@ -82,3 +85,45 @@ def test_without_the_data_plane_django_answers_all_of_it(books: Books, acme: Hou
             assert client.post("/v1/events", content=iter([b"{}"])).status_code == 411
         with httpx.Client(base_url=web.base_url, timeout=SECONDS, headers=acme.callers["plain"].headers) as client:
             assert client.get("/v1/usage").status_code == 200
+
+
+def asked(*parts: bytes, length: int) -> list[dict[str, Any]]:
+    """What is sent to somebody whose body for Django comes in these parts, and then no further."""
+    pairs = [(b"host", b"testserver"), (b"content-length", str(length).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/nowhere", "query_string": b"", "headers": pairs}
+    left, sent = list(parts), []
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        part = left.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(left) or length > sum(map(len, parts))}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(asgi.application(scope, receive, send))
+    return sent
+
+
+def refusal(sent: list[dict[str, Any]]) -> tuple[int, str]:
+    """Status and code of a refusal that ends the connection."""
+    start, body = sent
+    assert (b"connection", b"close") in start["headers"]
+    assert asgi.waiting.kept == 0
+    return start["status"], json.loads(body["body"])["error"]["code"]
+
+
+def test_a_body_that_does_not_come_to_its_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.05)
+    assert refusal(asked(b"half", length=8)) == (400, "invalid_request")
+
+
+def test_bodies_that_are_kept_have_a_limit_for_all_of_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "KEPT_BYTES_MAX", 5)
+    assert refusal(asked(b"half", b"half", length=8)) == (503, "unavailable")
+
+
+def test_bodies_too_large_to_be_kept_wait_for_few_threads_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi.waiting, "large", asgi.LARGE_MAX)
+    assert refusal(asked(length=9 * 1024 * 1024)) == (503, "unavailable")

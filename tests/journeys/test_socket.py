@@ -146,8 +146,10 @@ def test_a_line_too_many_is_refused_before_its_sender_has_finished(
         line.sendall(chunk(packed))
         status, told = heard(line)
         assert (status, told["error"]["code"]) == (413, "too_many_events")
-        # What is sent all the same is nobody's, and the connection goes on.
+        # What is sent all the same is nobody's, and after the last chunk the connection ends.
         line.sendall(chunk(b"{" * MIB) * 3 + b"0\r\n\r\n")
+        assert line.recv(1) == b""
+    with socket.create_connection((HOST, server.port), timeout=20) as line:
         event = json.dumps(neighbours.event("afterwards", organization=acme.slug)).encode()
         line.sendall(lines_head(acme) + chunk(event) + b"0\r\n\r\n")
         status, told = heard(line)
