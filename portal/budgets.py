@@ -1,7 +1,6 @@
 """Budgets: ceilings on what may be used, how much of each is, and who is told when the balance falls."""
 
 from collections.abc import Collection, Iterable, Mapping
-from decimal import ROUND_FLOOR, Decimal
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -176,7 +175,7 @@ def percent(standing: Standing) -> int:
     taken = max(standing.spent + standing.held, money.ZERO)
     if standing.ceiling <= 0 or taken >= standing.ceiling:
         return 100
-    return int((taken * 100).quantize(Decimal(1), rounding=ROUND_FLOOR) // standing.ceiling)
+    return int(taken * 100 // standing.ceiling)
 
 
 def _rows(here: Desk, found: Collection[Standing]) -> list[Row]:

@@ -269,9 +269,9 @@ def test_every_notice_of_a_customer_leads_to_a_page_that_they_can_open(acme: Org
     for kind in notices.NOTICES:
         for mail in news(acme, kind, data):
             if mail.recipient == "cfo@acme.example":
-                (link,) = set(re.findall(r"href=\"https://billing.example.com([^\"]+)\"", mail.html))
-                assert person.get(link).status_code == 200, f"{kind} leads to {link}"
-                told.add(kind)
+                for link in re.findall(r"href=\"https://billing.example.com([^\"]+)\"", mail.html):
+                    assert person.get(link).status_code == 200, f"{kind} leads to {link}"
+                    told.add(kind)
     assert {"wallet.low", "wallet.empty", "topup.failed", "recharge.stopped", "invoice.finalized"} <= told
     assert {"invoice.paid", "invoice.reopened", "invoice.overdue", "webhook_endpoint.disabled", "budget.full"} <= told
 

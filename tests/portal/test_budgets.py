@@ -167,7 +167,8 @@ def test_the_warning_line_is_set_and_it_is_said_who_is_told(db: None) -> None:
 @pytest.mark.parametrize(
     ("ceiling", "spent", "held", "shown"),
     [("10", "0", "0", 0), ("10", "7.9999", "0", 79), ("10", "7", "2.99", 99), ("10", "9", "1", 100),
-     ("10", "25", "0", 100), ("0", "0", "0", 100), ("10", "-3", "0", 0), ("3", "1", "0", 33)],
+     ("10", "25", "0", 100), ("0", "0", "0", 100), ("10", "-3", "0", 0), ("3", "1", "0", 33),
+     ("0.01", "0.0099", "0", 99), ("0.1", "0.0999", "0", 99), ("999999999999", "999999999998.999999999999", "0", 99)],
 )  # fmt: skip
 def test_a_meter_is_full_only_when_nothing_is_left(ceiling: str, spent: str, held: str, shown: int) -> None:
     assert percent(Standing(Budget(), Decimal(ceiling), Decimal(spent), Decimal(held))) == shown

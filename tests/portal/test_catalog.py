@@ -168,7 +168,7 @@ def test_what_cannot_be_calculated_is_said_at_its_field(acme: Organization, wron
     assert (page.context["cost"], list(page.context["form"].errors)) == (None, [field])
     # Beside the form, where the sum would be, what is wrong is said with the name of its field.
     label = page.context["form"][field].label
-    assert f'<li class="error">{label[:1].upper()}{label[1:]}: ' in text(page)
+    assert f'<li class="error">{label[:1].upper()}{label[1:]}: ' in page.content.decode()
     assert "<script>alert" not in page.content.decode()
 
 
