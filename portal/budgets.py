@@ -1,10 +1,11 @@
 """Budgets: ceilings on what may be used, how much of each is, and who is told when the balance falls."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django import forms
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.decorators.http import require_POST, require_safe
 
@@ -18,7 +19,6 @@ from orgs.models import ApiKey, Member, Project
 from portal import desk
 from portal.accounts import fault
 from portal.desk import Desk
-from portal.names import name_of_key
 
 # Choices of a kind in the form; for a key beyond them there is a link on its page.
 CHOICES_MAX: Final = 500
@@ -201,12 +201,12 @@ def _names(here: Desk, found: Iterable[Standing]) -> Mapping[tuple[str, UUID], s
     sources = (
         (Subject.PROJECT, Project, "name"),
         (Subject.MEMBER, Member, "user__email"),
-        (Subject.KEY, ApiKey, name_of_key()),
+        (Subject.KEY, ApiKey, "name"),
     )
     for subject, table, name in sources:
         if subject in wanted:
             rows = table._default_manager.filter(organization=here.organization, pk__in=wanted[subject])
-            names |= {(str(subject), key): said for key, said in rows.values_list("pk", name)}
+            names |= {(str(subject), key): said for key, said in _called(rows, name)}
     return names
 
 
@@ -217,18 +217,25 @@ def _choices(here: Desk, *, wanted: str) -> list[tuple[str, object]]:
     sources = (
         (Subject.PROJECT, "Projects", Project.objects.filter(**mine, archived_at=None), "name"),
         (Subject.MEMBER, "Members", Member.objects.filter(**mine, removed_at=None), "user__email"),
-        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), name_of_key()),
+        (Subject.KEY, "Keys", ApiKey.objects.filter(**mine, revoked_at=None), "name"),
     )
     for subject, label, rows, name in sources:
-        found = list(rows.order_by("-pk").values_list("pk", name)[:CHOICES_MAX])
+        found = _called(rows.order_by("-pk")[:CHOICES_MAX], name)
         kind, _, shown = wanted.partition(":")
         one = _read(kind, shown) if kind == subject else None
         if one is not None and one not in {key for key, _ in found}:
-            found += list(rows.filter(pk=one).values_list("pk", name))
+            found += _called(rows.filter(pk=one), name)
         if found:
             options = [(f"{subject}:{ids.show(PREFIXES[subject], key)}", said) for key, said in found]
             parts.append((label, sorted(options, key=lambda option: option[1].lower())))
     return parts
+
+
+def _called(rows: QuerySet[Any], name: str) -> list[tuple[UUID, str]]:
+    """Ids and names; a key's with its last four, for names of keys need not differ."""
+    if rows.model is ApiKey:
+        return [(key.pk, str(key)) for key in rows]
+    return list(rows.values_list("pk", name))
 
 
 def _read(subject: str, shown: str) -> UUID | None:

@@ -6,16 +6,10 @@ What belongs to others has no name here: ids also come from whoever types an add
 from collections.abc import Collection
 from uuid import UUID
 
-from django.db.models import Q, TextField, Value
-from django.db.models.functions import Concat
+from django.db.models import Q
 
 from core import ids
 from orgs.models import ApiKey, Member, Organization, Project
-
-
-def name_of_key() -> Concat:
-    """In a query for keys, what each is called where another may have the same name."""
-    return Concat("name", Value(" (…"), "last_four", Value(")"), output_field=TextField())
 
 
 def keys(key_ids: Collection[UUID], *, of: Organization) -> dict[UUID, str]:
