@@ -112,5 +112,15 @@ document.addEventListener("htmx:load", (event) => {
   event.detail.elt.querySelectorAll("[data-label] > title").forEach((title) => title.remove());
 });
 
+// The list of organizations closes like any other: by Escape, or by a click beside it.
+const shut = (event) => {
+  const open = document.querySelector("details.switch[open]");
+  if (!open || (event.type === "keydown" ? event.key !== "Escape" : open.contains(event.target))) return;
+  open.open = false;
+  if (event.type === "keydown") open.querySelector("summary").focus();
+};
+document.addEventListener("keydown", shut);
+document.addEventListener("click", shut);
+
 // On a phone the menu is one line: the page that is open is brought into sight.
 document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
