@@ -20,6 +20,7 @@ from django.db import transaction
 
 from core import errors
 from gateway.models import Channel, Route
+from metering import catalog
 from ops import sealing
 from orgs import audit, caches
 from orgs.audit import Actor
@@ -253,11 +254,15 @@ class BadChannels(ValueError):
 
 
 class Loaded(NamedTuple):
-    """What loading a file did; ``disabled`` names channels that the file does not have."""
+    """What loading a file did; ``disabled`` names channels that the file does not have.
+
+    ``strange``: ids that it calls the catalog's and that the catalog does not have (yet), each once.
+    """
 
     changed: int
     same: int
     disabled: Sequence[str]
+    strange: Sequence[str] = ()
 
 
 @transaction.atomic
@@ -291,7 +296,16 @@ def load(document: Any, *, by: Actor, only: bool = False) -> Loaded:
     others = list(Channel.objects.filter(enabled=True).exclude(name__in=names).order_by("name")) if only else []
     for channel in others:
         switch(channel=channel, enabled=False, by=by)
-    return Loaded(sum(outcomes), len(outcomes) - sum(outcomes), [channel.name for channel in others])
+    disabled = [channel.name for channel in others]
+    return Loaded(sum(outcomes), len(outcomes) - sum(outcomes), disabled, _strange(document))
+
+
+def _strange(document: Mapping[str, Any]) -> list[str]:
+    """What a file that has been checked names and no model of the catalog is called."""
+    named = {slug for entry in document["channels"] for slug in entry["models"]}
+    for model, entry in (document.get("routes") or {}).items():
+        named |= {model, *entry["candidates"]}
+    return sorted(named - {ANY} - catalog.listing().models.keys())
 
 
 def _load_routes(routes: Any, *, by: Actor) -> list[bool]:

@@ -114,6 +114,10 @@ def _unsupported(param: str, what: str = "") -> errors.UnsupportedParameter:
     return errors.UnsupportedParameter(f"{what or param} is not supported: responses are not kept here.", param=param)
 
 
+def _no_function(param: str) -> errors.UnsupportedParameter:
+    return errors.UnsupportedParameter(f"{param} must be function: tools do not run here.", param=param)
+
+
 def _in_our_words(error: errors.ApiError) -> errors.ApiError:
     """A chat's refusal, with the field as a response's request names it."""
     message = str(error)
@@ -230,7 +234,7 @@ def _tools(tools: Any) -> Any:
     made: list[Any] = []
     for index, tool in enumerate(tools):
         if type(tool) is dict and tool.get("type") not in {None, "function"}:
-            raise _unsupported(f"tools[{index}].type", "A tool that is no function")
+            raise _no_function(f"tools[{index}].type")
         made.append({"type": "function", "function": _but_type(tool)} if type(tool) is dict else tool)
     return made
 
@@ -239,7 +243,7 @@ def _tool_choice(choice: Any) -> Any:
     if type(choice) is not dict:
         return choice
     if choice.get("type") != "function":
-        raise _unsupported("tool_choice.type", "A tool_choice that is no function")
+        raise _no_function("tool_choice.type")
     return {"type": "function", "function": _but_type(choice)}
 
 

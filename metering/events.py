@@ -376,7 +376,7 @@ def _uncounted(event: Event, value: dict[str, Any], absent: Collection[str]) -> 
         event.input_tokens = least_input(event)
     if "output_tokens" in absent:
         if output is None:
-            raise errors.MissingParameter("output_tokens is required.", param="output_tokens")
+            raise errors.MissingParameter("output_tokens is required, or output_text.", param="output_tokens")
         event.output_tokens = least_output(event)
     return Uncounted(event, prompt, output)
 

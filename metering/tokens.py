@@ -232,7 +232,7 @@ def prompt(*, messages: object = None, text: object = None, tools: object = None
     elif text is not None:
         pieces += passage(text, param="input_text").pieces
     else:
-        raise errors.MissingParameter("input_tokens is required.", param="input_tokens")
+        raise errors.MissingParameter("input_tokens is required, or messages or input_text.", param="input_tokens")
     if tools is not None:
         pieces += [_json(tool) for tool in _list(tools, "tools", most=PARTS_MAX)]
     return Text(tuple(pieces), known)

@@ -97,7 +97,7 @@ class UsageDetail(APIView):
         """One record, readable as soon as its event was answered."""
         record = usage.find(visible(principal_of(request)), record_id)
         if record is None:
-            raise errors.NotFound
+            raise errors.NotFound("No usage record with that id is open to this key.", param="record_id")
         return Response(show_usage_detail(record))
 
 

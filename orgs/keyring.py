@@ -180,7 +180,7 @@ def _get(principal: Manager, key_id: str) -> ApiKey:
     wanted = _read(key_id)
     found = _all(principal).filter(pk=wanted, deleted_at__isnull=True).first() if wanted else None
     if found is None:
-        raise NotFound
+        raise NotFound("No key with that id is open to this key.", param="key_id")
     return found
 
 

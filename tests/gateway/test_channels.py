@@ -101,6 +101,22 @@ routes:
     assert not Channel.objects.get(name="echo").enabled
 
 
+def test_ids_that_the_catalog_does_not_have_are_told_to_whoever_loads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+channels:
+  - {name: one, base_url: "https://one.example/v1", models: {gpt-4o: gpt-4o-2024-08-06, gpt-4q: mini}}
+  - {name: echo, kind: echo, models: {"*": "*"}}
+routes:
+  my-chat: {candidates: [gpt-4o]}
+"""
+    assert load(tmp_path, text) == "3 changed, 0 as they were\n"
+    assert [line.split(";")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "warning: the catalog has no model gpt-4q", "warning: the catalog has no model my-chat",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

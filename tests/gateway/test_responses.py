@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from core.errors import ApiError
+from core.errors import ApiError, UnsupportedParameter
 from gateway import responses
 from gateway.responses import Said
 from tests.books import Books
@@ -149,6 +149,12 @@ def test_items_are_the_messages_of_a_chat(acme: House, fake: Upstream) -> None:
 
 
 ITEM = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize("told", [{"tools": [{"type": "web_search"}]}, {"tool_choice": {"type": "web_search"}}])
+def test_of_a_tool_that_would_run_elsewhere_it_is_said_that_only_functions_are_taken(told: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParameter, match=r"\.type must be function: tools do not run here\."):
+        responses._chat({"model": "gpt-4o", "input": "x", **told})
 
 
 @pytest.mark.parametrize(

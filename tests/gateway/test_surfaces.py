@@ -61,6 +61,8 @@ def test_what_is_answered_is_what_the_document_says(acme: House) -> None:
         heard = callers.ask(acme, body, path=path)
         assert heard.status == 200, heard.body
         schema(operation, 200).validate(heard.told)
+        named = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+        assert set(heard.told) <= set(views.document()["components"]["schemas"][named]["properties"])
         refused = callers.ask(acme, {**body, "model": None}, path=path)
         schema(operation, refused.status).validate(refused.told)
         assert not schema(operation, None).is_valid({**body, "model": None})

@@ -234,7 +234,7 @@ def test_a_record_alone_tells_what_its_request_was_and_not_what_it_cost_us(acme:
     assert (record["api_key_id"], record["cost_usd"]) == (None, Decimal("0.000362"))
     assert "secret" not in str(record)
     assert {name: record[name] for name in LISTED} == caller.get("/v1/usage", limit="1").json()["data"][0]
-    assert refusal(caller.get("/v1/usage/usage_nothing")) == (404, "not_found", None)
+    assert refusal(caller.get("/v1/usage/usage_nothing")) == (404, "not_found", "record_id")
 
 
 def test_a_csv_has_the_columns_and_all_rows_that_match(acme: House, caller: Caller) -> None:

@@ -196,8 +196,8 @@ def test_a_deleted_key_is_gone_and_deleting_it_again_finds_nothing() -> None:
     shown = ids.show("key", world.organization_key(acme).key.pk)
     answer = caller.delete(f"/v1/keys/{shown}")
     assert (answer.status_code, answer.json()) == (200, {"id": shown, "object": "api_key.deleted", "deleted": True})
-    assert refusal(caller.delete(f"/v1/keys/{shown}")) == (404, "not_found", None)
-    assert refusal(caller.post(f"/v1/keys/{shown}/rotate")) == (404, "not_found", None)
+    assert refusal(caller.delete(f"/v1/keys/{shown}")) == (404, "not_found", "key_id")
+    assert refusal(caller.post(f"/v1/keys/{shown}/rotate")) == (404, "not_found", "key_id")
 
 
 @pytest.mark.django_db

@@ -44,3 +44,5 @@ class Command(BaseCommand):
         self.stdout.write(f"{loaded.changed} changed, {loaded.same} as they were")
         for name in loaded.disabled:
             self.stdout.write(f"switched off: {name}")
+        for slug in loaded.strange:
+            self.stderr.write(f"warning: the catalog has no model {slug}; nobody can ask for it until it does")
