@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import Error, connection
 from django.test import override_settings
 from psycopg.errors import IntegrityConstraintViolation
@@ -303,6 +303,8 @@ def test_a_role_that_owns_nothing_leaves_it_to_the_owner(books: Books, monkeypat
         call_command("grant_runtime_role", role, stdout=io.StringIO())
         rows(f"SET ROLE {role}")
         assert tasks.trim_claims() == "left to the owner of the tables: manage.py trim_claims"
+        with pytest.raises(CommandError, match="trimmed by the owner of the tables"):
+            call_command("trim_claims")
         with override_settings(USAGE_KEEP_MONTHS=24):
             assert tasks.archive_months() == "left to the owner of the tables: manage.py archive_months"
         with pytest.raises(Error) as refusal:

@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from core import clock
-from metering import horizon
+from metering import horizon, partitions
 
 RUN = timedelta(hours=6)
 
@@ -20,7 +20,9 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Trim, announce, tell."""
+        """Trim, announce, tell. Raises ``CommandError`` for a role that may not."""
+        if not partitions.are_ours():
+            raise CommandError("Claims are trimmed by the owner of the tables; DATABASE_URL names another role.")
         done = horizon.trim(until=clock.now() + RUN, runs=1)
         self.stdout.write(
             f"Forgot {done.forgotten} claims. What happened before {done.horizon.isoformat()} is accepted no more."
