@@ -246,7 +246,7 @@ def _needed(wallet: Locked, terms: Recharge) -> Decimal | None:
 
 
 def _bought(organization: Organization, now: datetime) -> Decimal:
-    """What a wallet bought by itself this month."""
+    """What was bought for a wallet this month, by itself or by somebody."""
     month = now.astimezone(ZoneInfo(organization.time_zone)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     rows = TopUp.objects.filter(organization=organization, created_at__gte=month)
     rows = rows.exclude(state__in=(State.FAILED, State.CANCELED))
@@ -345,15 +345,17 @@ def _tell(row: TopUp, kind: str, **more: str) -> None:
 
 
 def _rest(organization_id: UUID, now: datetime, failure: str) -> None:
-    """Count a decline."""
-    terms = Recharge.objects.filter(pk=organization_id).first()
+    """Count a decline. What somebody has switched off meanwhile stays off."""
+    # Locked: terms that are set at the same time must not be written over by what was read before.
+    terms = Recharge.objects.select_for_update(no_key=True).filter(pk=organization_id).first()
     if terms is None:
         return
     terms.failures += 1
     terms.paused_until = now + REST * 2 ** (terms.failures - 1)
-    terms.enabled = terms.failures < FAILURES_MAX
+    stopped = terms.enabled and terms.failures >= FAILURES_MAX
+    terms.enabled = terms.enabled and not stopped
     terms.save(update_fields=["failures", "paused_until", "enabled"])
-    if not terms.enabled:
+    if stopped:
         outbox.post(
             kind="recharge.stopped", organization_id=organization_id, key=f"{organization_id}:{now.isoformat()}",
             data={"failure": failure, "failures": terms.failures},

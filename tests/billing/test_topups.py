@@ -141,6 +141,19 @@ def test_terms_that_are_set_again_forget_the_declines(books: Books) -> None:
     assert AuditEntry.objects.filter(verb="recharge.set").count() == 2
 
 
+def test_a_wallet_that_somebody_switched_off_stays_off_when_its_last_payment_is_declined(books: Books) -> None:
+    acme = recharging("acme")
+    (made,) = topups.open_due()
+    topups.set_recharge(
+        organization_id=acme.pk, threshold_usd=Decimal(5), amount_usd=Decimal(20), monthly_cap_usd=Decimal(1000),
+        enabled=False, by=BY,
+    )  # fmt: skip
+    topups.decline(topup_id=made, failure="card_declined")
+    assert not Recharge.objects.get().enabled
+    # It was not the declines that stopped it.
+    assert rows("SELECT kind FROM outbox WHERE kind = 'recharge.stopped'") == []
+
+
 def test_a_payment_that_came_after_all_is_credit_although_it_was_called_failed(books: Books) -> None:
     acme = recharging("acme")
     (made,) = topups.open_due()
