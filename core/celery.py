@@ -1,11 +1,12 @@
 """The Celery application. Its messages only wake workers: what there is to do is in the database."""
 
+import logging
 import os
 import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.schedules import BaseSchedule, schedstate
 
 from core import clock
@@ -54,6 +55,12 @@ class Slots(BaseSchedule):
 
     def __repr__(self) -> str:
         return f"<slots of {self.job.every} at {self.job.at}>"
+
+
+@signals.setup_logging.connect
+def keep_logging(*, loglevel: int, **_: Any) -> None:
+    """Leave logging as the settings have it, whose handlers redact: Celery would put its own in their place."""
+    logging.getLogger().setLevel(loglevel)
 
 
 app = Celery("tollbook")

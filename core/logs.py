@@ -35,12 +35,15 @@ class Stderr(logging.StreamHandler[TextIO]):
 
 
 class Redact(logging.Filter):
-    """Redacts the message, its arguments and any traceback of a record."""
+    """Redacts the message, its arguments and any traceback or stack of a record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record in place; never drop it."""
         record.msg = redact(record.getMessage())
         record.args = ()
         if record.exc_info and not record.exc_text:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        # Also what another handler has formatted before.
+        record.exc_text = redact(record.exc_text) if record.exc_text else None
+        record.stack_info = redact(record.stack_info) if record.stack_info else None
         return True

@@ -113,7 +113,6 @@ UNMIRRORED = {
     "core.clock",
     "core.env",
     "core.errors",
-    "core.logs",
     "gateway.events",
     "metering.tasks",
     "metering.verdicts",
