@@ -33,6 +33,17 @@ def user(person: User) -> Actor:
     return Actor(kind="user", id=ids.show("user", person.pk), label=person.email)
 
 
+def named(email: str) -> Actor:
+    """The person with that address, who answers for what is done at a terminal. Raises ``NotFound``.
+
+    The same person as in the admin, so that nobody is a second person to themselves.
+    """
+    person = User.objects.filter(email=email.strip().lower(), is_active=True).first()
+    if person is None:
+        raise errors.NotFound(f"Nobody here has the address {email}.", param="email")
+    return user(person)
+
+
 def note(
     *,
     actor: Actor,

@@ -6,18 +6,23 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from billing import corrections, rerating
 from billing.models import Correction, Rerating
-from core import clock, errors
+from core import clock, errors, ids
 from metering import rating, usage
 from metering.catalog import Listing, Version
 from metering.models import UsageRecord
+from ops import approvals
+from ops.models import Approval
+from orgs import audit
 from orgs.audit import system
 from orgs.models import AuditEntry
 from tests.billing import world
 from tests.books import Books
 from tests.metering import world as metering
+from tests.orgs import world as people
 from tests.proofs import proves
 
 BY = system("ada")
@@ -255,3 +260,16 @@ def test_a_period_that_can_still_grow_is_refused(db: None, monkeypatch: pytest.M
     monkeypatch.setattr(usage, "FINAL_AFTER", timedelta(seconds=60))
     with pytest.raises(errors.OutOfRange):
         planned()
+
+
+def test_who_asks_at_a_terminal_is_no_second_person_at_the_desk(books: Books, doubled: Any, settings: Any) -> None:
+    settings.MONEY_APPROVAL_USD = 0
+    ada = people.person("ada@example.com")
+    world.charge(world.organization("acme", usd="1"), metering.event())
+    doubled()
+    act = planned()
+    for email, told in (("ada@example.com", "second person"), ("eve@example.com", "Nobody here has the address")):
+        with pytest.raises(CommandError, match=told):
+            call_command("rerate", "apply", ids.show("rerate", act.pk), "--by", email)
+    with pytest.raises(approvals.SamePerson):
+        approvals.decide(approval_id=Approval.objects.get().pk, by=audit.user(ada), grant=True)

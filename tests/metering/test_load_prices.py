@@ -26,6 +26,7 @@ from tests.books import Books
 from tests.metering import world as metering
 from tests.metering.importers import garbage
 from tests.metering.test_pricebook import ADA, BOB
+from tests.orgs import world as people
 
 HOUR = timedelta(hours=1)
 # In force for deepseek-chat: 0.27 / 0.07 / 1.10.
@@ -137,10 +138,20 @@ def test_a_list_becomes_one_draft_and_nothing_is_published(db: None, load: Calla
     assert AuditEntry.objects.get(verb="price_draft.made").actor_label == "load_prices"
 
 
-def test_a_person_may_answer_for_a_draft(db: None, load: Callable[..., str]) -> None:
-    load(LITELLM, "--format", "litellm", "--by", "ada@example.com")
+def test_a_person_may_answer_for_a_draft_and_is_the_same_person_as_in_the_admin(
+    db: None, load: Callable[..., str]
+) -> None:
+    ada = people.person()
+    load(LITELLM, "--format", "litellm", "--by", "Ada@example.com")
     assert PriceDraft.objects.get().created_by == "ada@example.com"
-    assert AuditEntry.objects.get(verb="price_draft.made").actor_kind == "user"
+    note = AuditEntry.objects.get(verb="price_draft.made")
+    assert (note.actor_kind, note.actor_id) == ("user", ids.show("user", ada.pk))
+
+
+def test_nobody_answers_for_a_draft_whom_we_do_not_know(db: None, load: Callable[..., str]) -> None:
+    with pytest.raises(CommandError, match=r"--by: Nobody here has the address eve@example\.com"):
+        load(LITELLM, "--format", "litellm", "--by", "eve@example.com")
+    assert not PriceDraft.objects.exists()
 
 
 def test_a_floats_noise_is_taken_off_and_the_report_says_so(db: None, load: Callable[..., str]) -> None:

@@ -9,8 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from billing import rerating
 from billing.models import Rerating
 from core import errors, ids, money
-from orgs import organizations
-from orgs.audit import Actor
+from orgs import audit, organizations
 
 
 class Command(BaseCommand):
@@ -40,8 +39,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do it and show what it came to."""
-        by = Actor(kind="user", id=options["by"], label=options["by"])
         try:
+            by = audit.named(options["by"])
             if options["verb"] == "plan":
                 act = rerating.plan(
                     start=options["start"], end=options["end"], reason=options["reason"], by=by,

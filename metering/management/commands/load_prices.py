@@ -11,7 +11,7 @@ from core import errors, ids
 from metering import pricebook, proposals
 from metering.importers.drafted import shown
 from metering.proposals import OURS, BadList, Proposal
-from orgs.audit import Actor, system
+from orgs import audit
 
 FOREIGN_IS_DRAFTED = (
     "a price list of another house is never published unread: leave out --publish, read the draft's report,"
@@ -64,10 +64,12 @@ class Command(BaseCommand):
         if options["check"] or not proposal.lines:
             self.stdout.write("\nNo draft was made.")
             return
-        by = Actor(kind="user", id=options["by"], label=options["by"]) if options["by"] else system("load_prices")
         source = shown(f"{path.name}, {options['format']}")
         try:
+            by = audit.named(options["by"]) if options["by"] else audit.system("load_prices")
             made = pricebook.draft(lines=proposal.lines, source=source, by=by, report=report)
+        except errors.NotFound as error:
+            raise CommandError(f"--by: {error}") from error
         except errors.OutOfRange as error:
             raise CommandError(f"{path}: {error}") from error
         self.stdout.write(f"\n{ids.show('draft', made.pk)}: {len(proposal.lines)} lines. Nothing is published.")
