@@ -335,9 +335,8 @@ def _publish(locked: PriceDraft, *, by: Actor) -> list[Price]:
     prices = []
     # The last first: where no price is in force several may begin in the past, and none is in the others' way.
     for line in reversed(lines_of(locked)):
-        revision = 1
-        if line.corrects is not None:
-            revision = 1 + Price.objects.filter(model=line.model, effective_from=line.effective_from).count()
+        # What it corrects and nothing later: a correction that came between is not overridden unseen.
+        revision = 1 if line.corrects is None else line.corrects.revision + 1
         price = Price(
             model=line.model, effective_from=line.effective_from, effective_to=line.effective_to, rates=line.rates,
             source=line.source, revision=revision,

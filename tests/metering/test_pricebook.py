@@ -210,6 +210,18 @@ def test_a_wrong_price_is_corrected_by_a_revision_from_its_start(books: Books, m
     assert Price.objects.get(pk=wrong.pk).rates == wrong.rates
 
 
+def test_a_correction_of_what_was_corrected_meanwhile_is_refused(books: Books) -> None:
+    wrong = Price.objects.get(model__slug=MODEL)
+    first, second = draft(line("0.28", corrects=wrong.pk)), draft(line("0.29", corrects=wrong.pk))
+    (price,) = pricebook.publish(first, by=ADA)
+    with pytest.raises(errors.OutOfRange, match="was corrected meanwhile"):
+        pricebook.publish(second, by=ADA)
+    assert Price.objects.filter(model__slug=MODEL).count() == 2
+    # Whoever corrects the correction names it.
+    (again,) = pricebook.publish(draft(line("0.29", corrects=price.pk)), by=ADA)
+    assert again.revision == 3
+
+
 def test_two_corrections_of_one_price_do_not_race(books: Books) -> None:
     wrong = Price.objects.get(model__slug=MODEL)
     drafts = [draft(line("0.28", corrects=wrong.pk)), draft(line("0.29", corrects=wrong.pk))]
