@@ -396,6 +396,9 @@ def read_card(document: Mapping[str, Any]) -> RateCard:
 def check_card(document: Mapping[str, Any]) -> RateCard:
     """A card that may be published: readable, and no two of its entries hold at one instant. Raises ``ValueError``."""
     card = read_card(document)
+    for window in (window for terms in card.terms for window in terms.windows):
+        if any(at.second or at.microsecond for at in (window.start, window.end)):
+            raise ValueError("terms: a window starts and ends on a minute")
     _refuse_overlaps(card.terms)
     return card
 

@@ -16,7 +16,7 @@ from django.db import transaction
 from core import errors
 from metering import catalog, rating
 from metering.models import CatalogModel, PriceRule
-from orgs import audit, caches
+from orgs import audit, caches, organizations
 from orgs.audit import Actor
 from orgs.models import Organization
 
@@ -159,6 +159,11 @@ def publish(
         raise errors.OutOfRange("reason says why, in words.", param="reason")
     if organization is not None and group is not None:
         raise errors.OutOfRange("A rule is for an organization or for a group, not both.", param="group")
+    # A rule for nobody, or for what nobody makes, would stand there and never apply.
+    if group is not None and not organizations.is_slug(group):
+        raise errors.OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+    if provider is not None and not CatalogModel.objects.filter(provider=provider).exists():
+        raise errors.OutOfRange("No model of the catalog is of that provider.", param="provider")
     if provider is not None and model is not None:
         raise errors.OutOfRange("A rule is for a provider or for a model, not both.", param="provider")
     if (factor is None) == (rates is None):

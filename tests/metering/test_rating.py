@@ -528,6 +528,11 @@ def test_windows_that_overlap_cannot_be_published_and_neighbours_can() -> None:
             rating.check_card(windowed(*hours))
 
 
+def test_windows_that_overlap_for_less_than_a_minute_cannot_be_published_either() -> None:
+    with pytest.raises(ValueError, match="on a minute"):
+        rating.check_card(windowed(("01:00", "04:00:30"), ("04:00:10", "06:00")))
+
+
 def test_a_window_whose_time_carries_its_own_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="zone"):
         rating.read_card(windowed(("01:00Z", "04:00Z")))

@@ -137,6 +137,8 @@ def test_a_group_pays_its_own_factor(books: Books) -> None:
     ("fields", "param"),
     [
         ({"reason": " "}, "reason"),
+        ({"group": "Gold "}, "group"),
+        ({"provider": "openai, inc"}, "provider"),
         ({"factor": None}, "factor"),
         ({"factor": Decimal("NaN")}, "factor"),
         ({"factor": Decimal("-1")}, "factor"),
