@@ -4,6 +4,7 @@ A call's hold is renewed while the call runs and ends with it, so one of ours th
 ended. Finance is told by a row, once.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from orgs import audit
 from orgs.audit import Actor
 
 CHUNK = 200
-# Holds that ran out longer ago have been looked at.
+# Holds that ran out longer ago have been looked at, and so have charges.
 REACH = timedelta(days=7)
 
 
@@ -56,8 +57,10 @@ def _note() -> int:
         known = set(
             UnknownOutcome.objects.filter(hold_id__in=[one.hold_id for one in found]).values_list("hold_id", flat=True)
         )
-        for one in found:
-            if one.hold_id in known or _record_of(one.organization_id, one.hold_id, began=one.began_at) is not None:
+        unknown = [one for one in found if one.hold_id not in known]
+        charged = _charged([(one.organization_id, one.hold_id, one.began_at) for one in unknown])
+        for one in unknown:
+            if one.hold_id in charged:
                 continue
             with connection.cursor() as cursor:
                 cursor.execute(
@@ -84,18 +87,34 @@ def _expired(at: datetime, *, after: UUID) -> list[_Lost]:
 @transaction.atomic(durable=True)
 def _close() -> None:
     """Mark what was charged after all: the database was away for longer than the hold lasted."""
-    waiting = UnknownOutcome.objects.select_for_update(no_key=True, skip_locked=True).filter(resolved_at__isnull=True)
-    for one in waiting.order_by("-id")[:CHUNK]:
-        record_id = _record_of(one.organization_id, one.hold_id, began=one.began_at)
-        if record_id is not None:
-            one.resolved_at, one.resolution = clock.now(), f"Charged late: {ids.show('usage', record_id)}."
-            one.save(update_fields=["resolved_at", "resolution"])
+    waiting = UnknownOutcome.objects.filter(resolved_at__isnull=True)
+    # What was charged before was found by the runs before: nobody's whole history is read each minute.
+    since = clock.now() - REACH
+    calls = waiting.values_list("organization_id", "hold_id", "began_at")
+    charged = _charged([(owner, hold_id, max(began, since)) for owner, hold_id, began in calls])
+    locked = waiting.select_for_update(no_key=True, skip_locked=True).filter(hold_id__in=[*charged])
+    for one in locked.order_by("id"):
+        one.resolved_at, one.resolution = clock.now(), f"Charged late: {ids.show('usage', charged[one.hold_id])}."
+        one.save(update_fields=["resolved_at", "resolution"])
 
 
-def _record_of(owner: UUID, hold_id: UUID, *, began: datetime) -> UUID | None:
-    """The usage record that names a hold."""
-    records = UsageRecord.objects.filter(organization_id=owner, authorization_id=hold_id)
-    return created_from(records, began).values_list("id", flat=True).first()
+def _charged(calls: Sequence[tuple[UUID, UUID, datetime]]) -> dict[UUID, UUID]:
+    """The usage record that names each hold, where there is one: one query for each organization.
+
+    A call is its organization, its hold and the instant from which its record may have been written.
+    """
+    by_owner: dict[UUID, list[tuple[UUID, datetime]]] = {}
+    for owner, hold_id, since in calls:
+        by_owner.setdefault(owner, []).append((hold_id, since))
+    charged: dict[UUID, UUID] = {}
+    for owner, holds in by_owner.items():
+        records = UsageRecord.objects.filter(
+            organization_id=owner, authorization_id__in=[hold_id for hold_id, _ in holds]
+        )
+        written = created_from(records, min(since for _, since in holds))
+        found = written.order_by("-id").values_list("authorization_id", "id")
+        charged.update((hold_id, record_id) for hold_id, record_id in found if hold_id is not None)
+    return charged
 
 
 @transaction.atomic

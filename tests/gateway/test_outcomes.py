@@ -4,8 +4,9 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from billing import holds
 from billing.budgets import Counted
@@ -76,6 +77,28 @@ def test_many_are_noted_page_by_page(acme: Organization, monkeypatch: pytest.Mon
     for _ in range(5):
         expired(acme)
     assert [outcomes.note_lost() for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_however_many_calls_of_an_organization_are_unknown_its_records_are_read_once(acme: Organization) -> None:
+    lost = [expired(acme) for _ in range(3)]
+    assert outcomes.note_lost() == 3
+    for number, hold_id in enumerate(lost[:2]):
+        arrive(acme, f"late {number}", hold_id)
+    with CaptureQueriesContext(connection) as seen:
+        assert outcomes.note_lost() == 0
+    assert sum('FROM "usage_record"' in query["sql"] for query in seen) == 1
+    assert [one.resolved_at is not None for one in UnknownOutcome.objects.order_by("hold_id")] == [True, True, False]
+
+
+def test_an_old_unknown_call_is_not_kept_from_its_charge_by_younger_ones(
+    acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "CHUNK", 1)
+    lost = [expired(acme) for _ in range(2)]
+    assert [outcomes.note_lost() for _ in range(2)] == [1, 1]
+    arrive(acme, "late", lost[0])
+    outcomes.note_lost()
+    assert UnknownOutcome.objects.get(hold_id=lost[0]).resolution.startswith("Charged late")
 
 
 def test_a_gateway_of_somebody_else_is_not_ours_to_tell_of(acme: Organization) -> None:
