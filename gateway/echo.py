@@ -23,7 +23,8 @@ def _text(body: Mapping[str, Any]) -> str:
 def _answer(body: Mapping[str, Any]) -> tuple[list[str], str, dict[str, int]]:
     """Words, why they end, and what they come to."""
     words = _text(body).split(" ")
-    cap = min(body.get("max_tokens", WORDS_MAX), WORDS_MAX)
+    # Whichever name the cap goes by: what was set aside for the call is for no more.
+    cap = min(body.get("max_completion_tokens", WORDS_MAX), body.get("max_tokens", WORDS_MAX), WORDS_MAX)
     finish = "stop" if len(words) <= cap else "length"
     words = words[:cap]
     # Words stand for tokens, so a cap is kept to the letter.

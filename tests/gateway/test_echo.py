@@ -26,6 +26,12 @@ def test_it_keeps_to_a_cap_and_makes_as_many_choices_as_asked() -> None:
     assert told["usage"]["completion_tokens"] == 6
 
 
+def test_it_keeps_to_a_cap_that_goes_by_its_newer_name() -> None:
+    told = echo.complete({**BODY, "max_completion_tokens": 2})
+    assert told["choices"][0]["message"]["content"] == "[echo, no"
+    assert told["usage"]["completion_tokens"] == 2
+
+
 def test_parts_of_a_message_are_read_as_text() -> None:
     parts = [
         {"type": "text", "text": "a"},
