@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import Error, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from core import clock, ids
 from core.transactions import is_outage
@@ -155,8 +155,9 @@ def trim(*, at: datetime | None = None) -> int:
     end = (at or clock.now()) - KEEP
     trimmed = 0
     for _ in range(TRIM_ROUNDS_MAX):
-        sent = WebhookDelivery.objects.values("message_id")
-        old = OutboxMessage.objects.filter(pk__lt=ids.floor(end), delivered_at__lt=end).exclude(pk__in=sent)
+        sent = WebhookDelivery.objects.filter(message_id=OuterRef("pk"))
+        # Looked up for each message: ``NOT IN`` would compare each with all deliveries there are.
+        old = OutboxMessage.objects.filter(~Exists(sent), pk__lt=ids.floor(end), delivered_at__lt=end)
         done, _rows = OutboxMessage.objects.filter(
             pk__in=list(old.order_by("pk").values_list("pk", flat=True)[:TRIM_ROWS])
         ).delete()
