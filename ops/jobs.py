@@ -24,7 +24,7 @@ from django.db import Error, connection, transaction
 from django.db.models import DateTimeField, Func
 from kombu.exceptions import KombuError
 
-from core import clock, failpoints, ids, schedule
+from core import clock, failpoints, ids, logs, schedule
 from core.errors import Conflict
 from core.schedule import JOBS, SECOND, Job, queue_of
 from core.transactions import retry
@@ -136,13 +136,18 @@ def run(name: str, work: Callable[[], str]) -> str:
             result = work()
     except Exception as error:
         try:
-            _fail(turn, took=time.monotonic() - before, result=f"{type(error).__name__}: {error}"[:RESULT_CHARS_MAX])
+            _fail(turn, took=time.monotonic() - before, result=_kept(f"{type(error).__name__}: {error}"))
         except Error:
             # The lease will run out instead, which counts as well.
             log.exception("job %s failed and that could not be noted", name)
         raise
-    _finish(turn, job, took=time.monotonic() - before, result=result[:RESULT_CHARS_MAX])
+    _finish(turn, job, took=time.monotonic() - before, result=_kept(result))
     return result
+
+
+def _kept(said: str) -> str:
+    """What is kept of what a run said: it is shown, mailed and logged, so no secret stays in it."""
+    return logs.redact(said).replace("\x00", "\N{REPLACEMENT CHARACTER}")[:RESULT_CHARS_MAX]
 
 
 def _job(name: str) -> Job:

@@ -55,8 +55,8 @@ def woken(name: str, work: Callable[[], str] = lambda: "done", *, haste: bool = 
         return answer
 
 
-def fail() -> str:
-    raise RuntimeError("no disk")
+def fail(why: str = "no disk") -> str:
+    raise RuntimeError(why)
 
 
 def at(clock: Clock, instant: datetime) -> None:
@@ -149,6 +149,15 @@ def test_a_job_that_nobody_listed_is_refused(db: None) -> None:
 def test_what_it_said_is_cut(db: None) -> None:
     jobs.run(OFTEN, lambda: "x" * 3000)
     assert row().result == "x" * 2000
+
+
+def test_no_secret_is_kept_of_what_it_said_nor_of_why_it_failed(db: None) -> None:
+    secret = "sk_live_" + "a" * 24
+    jobs.run(OFTEN, lambda: f"sent with {secret}")
+    assert row().result == "sent with sk_live_[redacted]"
+    with pytest.raises(RuntimeError):
+        jobs.run(HOURLY, lambda: fail(f"Invalid API Key provided: {secret}\x00"))
+    assert row(HOURLY).result == "RuntimeError: Invalid API Key provided: sk_live_[redacted]\N{REPLACEMENT CHARACTER}"
 
 
 class Beat:
