@@ -14,7 +14,7 @@ KINDS: Final = MappingProxyType(
     {
         "wallet.low": "The balance has fallen below the wallet's warning line.",
         "wallet.empty": "Nothing is left to spend.",
-        "wallet.recovered": "The balance is above the warning line again.",
+        "wallet.recovered": "The balance is above the warning line again, or above zero after it was empty.",
         "budget.near": "So much of a budget is used that people want to know; `used` says how much.",
         "budget.full": "A budget is used up: what it is on is refused until there is room again.",
         "topup.succeeded": "A top-up was paid and is credit now.",
