@@ -128,11 +128,14 @@ async def _post(
 
 async def _refusal(channel: ChannelFacts, answer: aiohttp.ClientResponse) -> Failed:
     of_request = answer.status in _OF_THE_REQUEST
-    message = ""
+    said = bytearray()
     if of_request:
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
             async with asyncio.timeout(channel.idle_seconds):
-                message = _message(await answer.content.read(REFUSAL_BYTES_MAX), channel.key)
+                # It may come in parts, of which a read gives the next.
+                while part := await answer.content.read(REFUSAL_BYTES_MAX - len(said)):
+                    said += part
+    message = _message(bytes(said), channel.key) if said else ""
     return Failed("status", answer.status, of_request, message, _retry_after(answer) if answer.status == 429 else None)
 
 

@@ -13,8 +13,9 @@ from tests.gateway.test_routing import channel
 
 
 def against(answer: bytes, *, status: int = 200, cut: int = 0, content_type: str = "text/event-stream",
-            headers: dict[str, str] | None = None) -> Callable[[Callable[[Any], Awaitable[Any]]], Any]:  # fmt: skip
-    """Run a coroutine with a channel at a server that answers this, ``cut`` bytes at a time."""
+            headers: dict[str, str] | None = None, pause: float = 0,
+            ) -> Callable[[Callable[[Any], Awaitable[Any]]], Any]:  # fmt: skip
+    """Run a coroutine with a channel at a server that answers this, ``cut`` bytes at a time with pauses between."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         told = web.StreamResponse(status=status, headers={"Content-Type": content_type, **(headers or {})})
@@ -22,6 +23,7 @@ def against(answer: bytes, *, status: int = 200, cut: int = 0, content_type: str
         size = cut or len(answer) or 1
         for at in range(0, len(answer), size):
             await told.write(answer[at : at + size])
+            await asyncio.sleep(pause)
         return told
 
     async def run(work: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -88,7 +90,7 @@ def test_a_refusal_is_the_request_s_or_not(status: int, of_request: bool) -> Non
 
     raw = b'{"error": {"message": "no\\u0007 sk-x"}}'
     with pytest.raises(Failed) as failure:
-        against(raw, status=status, content_type="application/json")(whole)
+        against(raw, status=status, cut=20, pause=0.02, content_type="application/json")(whole)
     told = failure.value
     assert (told.kind, told.status, told.of_request) == ("status", status, of_request)
     assert told.message == ("no  [redacted]" if of_request else "")
