@@ -147,16 +147,19 @@ def finalize_due(*, until: datetime | None = None) -> Closed:
 
 
 def finalize(*, period_id: UUID, by: Actor) -> BillingPeriod:
-    """Finalize a draft now, before its grace is over. Raises ``Conflict`` if it is none, or has been parked by it."""
+    """Finalize a draft now, before its grace is over.
+
+    Raises ``Conflict`` if it is none, somebody else was faster, or it has been parked by it.
+    """
     period = _find(period_id)
-    if period.state != State.DRAFTED:
+    done = _finalize_all([period]) if period.state == State.DRAFTED else []
+    if not done:
         raise errors.Conflict("Only a draft can be finalized.")
-    with transaction.atomic():
-        audit.note(actor=by, verb="billing_period.finalized", subject=period, organization=period.organization)
-    _finalize_all([period])
     after = _find(period_id)
     if after.state == State.PARKED:
         raise errors.Conflict(f"It was parked: {after.parked_for}")
+    with transaction.atomic():
+        audit.note(actor=by, verb="billing_period.finalized", subject=after, organization=after.organization)
     return after
 
 

@@ -16,7 +16,7 @@ from billing.models import BillingPeriod, Invoice, NumberSeries
 from core import errors, failpoints
 from metering import rollups
 from metering.verdicts import Status
-from orgs.models import Organization
+from orgs.models import AuditEntry, Organization
 from tests.billing import history
 from tests.billing.corruption import tamper
 from tests.billing.months import (
@@ -425,6 +425,25 @@ def test_a_rate_of_tax_that_is_missing_parks_the_invoice(calendar: Clock) -> Non
     assert document(acme).tax_usd == Decimal("0.05")
     with pytest.raises(errors.Conflict):
         closing.release(period_id=period.pk, reason="again", by=ADA)
+
+
+def test_the_audit_trail_says_that_a_draft_was_finalized_by_hand_only_if_it_was(calendar: Clock) -> None:
+    acme = sold("acme", country="DE")
+    profiles.set_entity(slug="default", fields={"country": "DE"}, by=ADA)
+    use(acme)
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    closing.close_due()
+    period = BillingPeriod.objects.get(state="drafted")
+    told = AuditEntry.objects.filter(verb="billing_period.finalized")
+    with pytest.raises(errors.Conflict, match="No rate of tax"):
+        closing.finalize(period_id=period.pk, by=ADA)
+    assert not told.exists()
+    taxed("DE")
+    closing.release(period_id=period.pk, reason="entered", by=ADA)
+    closing.finalize(period_id=period.pk, by=ADA)
+    assert told.count() == 1
 
 
 @proves("J14", guard="only_final_usage_is_folded")
