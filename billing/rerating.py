@@ -7,6 +7,7 @@ which takes an applied one's differences back. One that moves more than ``MONEY_
 second person has granted it, and so does undoing it.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -14,20 +15,22 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import Error, transaction
 from django.db.models import QuerySet
 
 from billing import corrections
 from billing.corrections import Change
 from billing.models import Correction, Rerating, ReratingShare
 from core import clock, errors, failpoints, ids, money
-from core.transactions import retry
+from core.transactions import is_outage, retry
 from metering import catalog, pricing, rating, usage
 from metering.models import UsageRecord
 from ops import approvals, jobs
 from orgs import audit, organizations
 from orgs.audit import Actor
 from orgs.models import Organization
+
+log = logging.getLogger(__name__)
 
 CHUNK = 500
 APPROVAL = "rerating"
@@ -134,10 +137,23 @@ def apply(act: Rerating, *, by: Actor, until: datetime | None = None) -> Outcome
 
 
 def resume(*, until: datetime) -> int:
-    """Go on with the acts that were begun, for who began them, until then; how many are still not done."""
+    """Go on with the acts that were begun, for who began them, until then; how many are still not done.
+
+    One that cannot go on keeps none of the others waiting; what was wrong with it is raised when all had their turn.
+    """
+    failed: Exception | None = None
     for act in list(open_acts()):
-        if clock.now() < until:
+        if clock.now() >= until:
+            break
+        try:
             apply(act, by=Actor(kind="user", id="", label=act.actor), until=until)
+        except Exception as error:
+            log.exception("re-rating %s cannot go on", act)
+            if isinstance(error, Error) and is_outage(error):
+                raise
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return len(list(open_acts()))
 
 

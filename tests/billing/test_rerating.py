@@ -176,6 +176,29 @@ def test_a_run_stops_when_its_time_is_over_and_the_next_one_goes_on(
     world.assert_sound()
 
 
+def test_an_act_that_cannot_go_on_keeps_no_other_waiting_and_is_raised_after_it(
+    books: Books, doubled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = [world.organization(slug, usd="1") for slug in ("acme", "other")]
+    for owner in owners:
+        world.charge(owner, metering.event())
+    doubled()
+    stuck, good = (planned(organization_ids=[owner.pk]) for owner in owners)
+    for act in (stuck, good):
+        rerating.begin(act, by=BY)
+    post = corrections.post
+
+    def refuse(owner: UUID, *args: Any, **options: Any) -> Any:
+        if owner == owners[0].pk:
+            raise errors.Conflict("Its month is archived.")
+        return post(owner, *args, **options)
+
+    monkeypatch.setattr(corrections, "post", refuse)
+    with pytest.raises(errors.Conflict, match="archived"):
+        rerating.resume(until=soon())
+    assert dict(Rerating.objects.values_list("pk", "state")) == {stuck.pk: "applying", good.pk: "applied"}
+
+
 def test_an_act_that_is_taken_back_is_posted_by_the_next_run(books: Books, doubled: Any) -> None:
     acme = world.organization("acme", usd="1")
     world.charge(acme, metering.event())
