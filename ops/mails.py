@@ -83,12 +83,6 @@ _END = """
 """
 
 
-class NotConfigured(errors.Conflict):
-    """There is no mail server to give mails to."""
-
-    default = "Mail is off: EMAIL_HOST is not set. Mails wait in the database."
-
-
 class Unreachable(Exception):
     """The mail server cannot be reached or lets nobody in; nothing was sent. The message says what it said."""
 

@@ -23,7 +23,6 @@ _ORDER = (
     State.PENDING, State.CALLED, State.REQUIRES_ACTION, State.PROCESSING, State.CANCELED, State.FAILED, State.SUCCEEDED,
 )  # fmt: skip
 OPEN = frozenset({State.PENDING, State.CALLED, State.REQUIRES_ACTION, State.PROCESSING})
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELED})
 
 _REFUND_ORDER = (
     Refund.State.WAITING, Refund.State.REFUSED, Refund.State.PENDING, Refund.State.CALLED, Refund.State.PROCESSING,
