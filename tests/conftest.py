@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests import admitted
+from tests import admitted, quick
 from tests import books as own_books
 from tests.books import Books
 from tests.database import ROOT, Cluster, Server, server_key
@@ -27,6 +27,7 @@ SEED = ROOT / "metering" / "seed" / "catalog.json"
 # On a cluster: enough for several nodes, and made quickly.
 SHARDS = 4
 admitted.install()
+quick.install()
 _FLUSHING = {"transactional_db", "live_server", "django_db_reset_sequences", "django_db_serialized_rollback"}
 _numbers = itertools.count(1)
 _template_seconds: list[float] = []

@@ -1,7 +1,5 @@
 """Devices of staff: how they are made, used and reset."""
 
-from typing import Any
-
 import pytest
 from django_otp.plugins.otp_static.models import StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -14,11 +12,6 @@ from tests import desk
 from tests.books import Books
 from tests.orgs.signing import code, enrolled, reaches, signed_in, staff
 from tests.proofs import proves
-
-
-@pytest.fixture(autouse=True)
-def _quick_passwords(settings: Any) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 def enrol(person: User) -> tuple[str, list[str]]:
