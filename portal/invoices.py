@@ -27,7 +27,7 @@ from core import errors, ids, lists, wire
 from ops import idempotency
 from ops.idempotency import Saved
 from orgs import permissions
-from portal import credit, desk, onward, periods
+from portal import credit, desk, onward, periods, requests
 from portal.desk import Desk
 
 DOCUMENTS: Final = 25
@@ -150,6 +150,7 @@ def _one(request: HttpRequest, here: Desk, invoice: Invoice, *, form: PayForm | 
         "form": form, "manages": manages, "is_open": is_open, "payments_on": client.is_on(), "payment": under_way,
         "is_under_way": under_way is not None and under_way.state in OPEN,
         "action_url": _action(under_way) if manages else "",
+        "places": max([requests.DECIMALS_MIN, *(requests.decimals(line.exact_usd) for line in told.lines)]),
         "carried_usd": invoice.exact_usd - invoice.subtotal_usd,
     }  # fmt: skip
     return desk.render(request, "invoice", context, status=422 if form is not None and form.errors else 200)

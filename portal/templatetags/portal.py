@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from django import template
 
-from core import money
+from core import clock, money
 
 register = template.Library()
 # Below this, two decimals would hide what there is.
@@ -86,6 +86,12 @@ def period(starts: datetime | None, ends: datetime | None) -> str:
 def last_day(end: datetime | None, zone: ZoneInfo) -> str:
     """The last day of a time that ends, exclusively, at an instant."""
     return "–" if end is None else day(end - timedelta(microseconds=1), zone)
+
+
+@register.filter
+def past(at: datetime | None) -> bool:
+    """Whether an instant, exclusive as ends are, has come."""
+    return at is not None and at <= clock.now()
 
 
 @register.filter

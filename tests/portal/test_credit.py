@@ -97,12 +97,12 @@ def test_the_statement_goes_by_pages_and_whole_as_a_file(acme: Organization) -> 
         given(acme, "0.000000000001", f"{number}", reason="=1+1" if number == 1 else "given")
     client = owner(acme)
     first = client.get(f"{CREDIT}/statement").content.decode()
-    assert first.count('<td class="nowrap">20') == 50
+    assert first.count('<th scope="row" class="nowrap">20') == 50
     assert 'title="0.000000000052 USD"' in first
     older = re.search(r'rel="next" href="([^"]*)"', first)
     assert older is not None
     second = client.get(older[1]).content.decode()
-    assert (second.count('<td class="nowrap">20'), 'rel="next"' in second) == (2, False)
+    assert (second.count('<th scope="row" class="nowrap">20'), 'rel="next"' in second) == (2, False)
     lines = b"".join(client.get(f"{CREDIT}/statement.csv")).decode().splitlines()
     assert len(lines) == 53
     assert lines[0] == "id,kind,amount_usd,balance_after_usd,reason,created_at"

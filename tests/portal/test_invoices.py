@@ -1,6 +1,7 @@
 """Documents at the customers' pages, and paying one, with a fake Stripe at the other end."""
 
 import re
+from datetime import timedelta
 from decimal import Decimal
 from io import BytesIO
 from typing import Any
@@ -41,7 +42,10 @@ def whole(answer: Any) -> str:
     return b"".join(answer).decode()
 
 
-def test_the_list_tells_documents_apart_and_by_what_is_chosen(acme: Organization) -> None:
+def test_the_list_tells_documents_apart_and_by_what_is_chosen(
+    acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.templatetags.portal.clock.now", lambda: papers.ISSUED)
     made = papers.invoice(acme)
     papers.statement(acme)
     client = owner(acme)
@@ -74,8 +78,8 @@ def test_an_invoice_says_what_it_is_made_of_to_the_last_digit(acme: Organization
     papers.pay(made, "190", "30.33")
     note = papers.credit_note(made, "100")
     told = text(owner(acme).get(place(made)))
-    assert "deepseek-chat 3,000 tokens in (600 cached), 900 out 3 requests 700.003621 $700.00" in told
-    assert "Subtotal 1000.004321 $1,000.00" in told
+    assert "deepseek-chat 3,000 tokens in (600 cached), 900 out 3 requests $700.003621 $700.00" in told
+    assert "Subtotal $1,000.004321 $1,000.00" in told
     assert "VAT 19 % $190.00" in told
     assert "Total $1,190.00" in told
     assert "0.004321 USD below a cent is carried to the next document." in told
@@ -84,6 +88,19 @@ def test_an_invoice_says_what_it_is_made_of_to_the_last_digit(acme: Organization
     assert f"{note.number} ($119.00)" in told
     assert "IBAN DE02 1203 0000 0000 2020 51" in told
     assert f"Corrects {made.number}" in text(owner(acme).get(place(note)))
+
+
+def test_an_invoice_that_was_due_is_told_as_overdue(acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = papers.invoice(acme)
+    assert made.due_at is not None
+    client = owner(acme)
+    for at, badge, said in (
+        (made.due_at - timedelta(seconds=1), "to be paid", "$1,190.00 to be paid by"),
+        (made.due_at, "overdue", "$1,190.00 to be paid; it was due by"),
+    ):
+        monkeypatch.setattr("portal.templatetags.portal.clock.now", lambda at=at: at)
+        assert f"$1,190.00 {badge} 2 Nov 2026" in text(client.get(INVOICES))
+        assert said in text(client.get(place(made)))
 
 
 def test_a_line_leads_to_its_requests(acme: Organization) -> None:
