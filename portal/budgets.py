@@ -125,6 +125,7 @@ def one(request: HttpRequest, here: Desk, budget_id: str) -> HttpResponse:
     form = Ceiling(
         desk.told(request), initial={"ceiling": money.plain(found.ceiling), "warn_percent": found.warn_percent}
     )
+    form.fields["ceiling"].label = f"At most ({'USD' if found.unit == Unit.USD else 'tokens'})"
     if request.method == "POST" and form.is_valid():
         try:
             budgets.set_ceiling(

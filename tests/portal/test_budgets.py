@@ -62,6 +62,10 @@ def test_what_is_used_is_shown_and_a_budget_is_changed_and_ended(db: None) -> No
     assert "1,200 of 2,400 tokens" in page
     assert 'value="50"' in page
     assert "full: calls are refused" not in page
+    assert [
+        "At most (USD)" in client.get(one(made)).content.decode(),
+        "At most (tokens)" in client.get(one(tokens)).content.decode(),
+    ] == [True, True]
     assert client.post(one(made), {"ceiling": "7", "warn_percent": "50"}).status_code == 302
     made.refresh_from_db()
     assert (made.ceiling, made.warn_percent) == (7, 50)

@@ -258,6 +258,8 @@ def test_who_has_used_nothing_sees_three_steps_and_what_is_done_of_them(db: None
     grants.promote(organization_id=acme.pk, amount_usd=Decimal(1), reference="given", actor="tests", reason="given")
     page = owner(acme).get(PLACE)
     assert [step.done for step in page.context["steps"]] == [True, True, False]
+    # A key of the organization is no key of who may not use it.
+    assert [step.done for step in member(acme, "member").get(PLACE).context["steps"]] == [False, True, False]
     # Whoever may not pay is not sent to pay.
     assert member(acme, "viewer").get(PLACE).context["steps"][1].place is None
     charge(acme, event())
