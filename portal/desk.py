@@ -178,7 +178,8 @@ def render(
 ) -> HttpResponse:
     """A page from ``portal/{template}.html``, with the menu of the organization that it is about."""
     desk: Desk | None = getattr(request, "desk", None)
-    frame: dict[str, Any] = {"desk": desk}
+    # A form that is shown again is the answer to it: whoever comes back to that page is to see the form itself.
+    frame: dict[str, Any] = {"desk": desk, "form_at": request.path if status == 422 else ""}
     if desk is not None:
         here = request.resolver_match.url_name if request.resolver_match else ""
         frame["menu"] = [

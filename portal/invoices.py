@@ -153,7 +153,10 @@ def _one(request: HttpRequest, here: Desk, invoice: Invoice, *, form: PayForm | 
         "places": max([requests.DECIMALS_MIN, *(requests.decimals(line.exact_usd) for line in told.lines)]),
         "carried_usd": invoice.exact_usd - invoice.subtotal_usd,
     }  # fmt: skip
-    return desk.render(request, "invoice", context, status=422 if form is not None and form.errors else 200)
+    wrong = form is not None and bool(form.errors)
+    if wrong:
+        context["form_at"] = here.place("invoices-one", context["shown"])
+    return desk.render(request, "invoice", context, status=422 if wrong else 200)
 
 
 def _usage(here: Desk, invoice: Invoice, row: InvoiceLine) -> str:

@@ -30,6 +30,12 @@ def usd(amount: Decimal | None) -> str:
 
 
 @register.filter
+def owed(amount: Decimal) -> str:
+    """What is owed, rounded as the balance that it lowers."""
+    return usd(-amount).removeprefix("−")
+
+
+@register.filter
 def exact(amount: Decimal | None) -> str:
     """Every digit."""
     return "" if amount is None else f"{money.plain(amount)} USD"

@@ -192,6 +192,13 @@ def test_a_saved_card_pays_an_invoice_at_once(acme: Organization, fake: StripeFa
     assert (made.state, made.paid_usd) == ("paid", Decimal(1190))
 
 
+def test_a_way_to_pay_that_is_none_is_told_on_the_page_of_the_invoice(acme: Organization, fake: StripeFake) -> None:
+    made = papers.invoice(acme)
+    wrong = owner(acme).post(f"{place(made)}/pay", {"way": "barter", "token": TOKEN})
+    assert wrong.status_code == 422
+    assert f'data-place="{place(made)}"' in wrong.content.decode()
+
+
 @pytest.mark.parametrize("role", ["member", "viewer"])
 def test_who_does_not_manage_billing_pays_nothing(acme: Organization, fake: StripeFake, role: str) -> None:
     made = papers.invoice(acme)

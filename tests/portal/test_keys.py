@@ -146,6 +146,14 @@ def test_a_wrong_wish_is_told_at_its_field_and_nothing_is_made(db: None, told: d
     assert not ApiKey.objects.exists()
 
 
+def test_a_form_that_was_wrong_is_not_sent_again_by_coming_back_to_it(db: None) -> None:
+    client = owner(world.organization())
+    assert "data-place" not in client.get(f"{PLACE}/new").content.decode()
+    wrong = client.post(f"{PLACE}/new", {"name": "ours", "cidrs": "nowhere"})
+    assert wrong.status_code == 422
+    assert f'<body class="desk" data-place="{PLACE}/new">' in wrong.content.decode()
+
+
 @pytest.mark.parametrize("role", ["billing", "member", "viewer"])
 def test_who_does_not_manage_keys_changes_none(db: None, role: str) -> None:
     acme = world.organization()

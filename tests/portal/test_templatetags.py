@@ -27,6 +27,11 @@ def test_dollars_are_rounded_down_and_small_ones_keep_what_counts(amount: str | 
     assert portal.usd(None if amount is None else Decimal(amount)) == shown
 
 
+def test_what_is_owed_is_told_as_the_balance_is() -> None:
+    assert (portal.usd(Decimal("-2.7859")), portal.owed(Decimal("2.7859"))) == ("−$2.79", "$2.79")
+    assert portal.owed(Decimal(0)) == "$0.00"
+
+
 def test_the_exact_amount_has_every_digit() -> None:
     assert portal.exact(Decimal("0.000004800000")) == "0.0000048 USD"
     assert portal.exact(None) == ""

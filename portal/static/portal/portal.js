@@ -56,7 +56,8 @@ document.addEventListener("change", (event) => {
   if (form) form.requestSubmit();
 });
 
-// A page with a secret is the answer to a form: reloaded, it must be the page of the thing and not send the form again.
+// A page with a secret, or with a form that was wrong, is the answer to a form: reloaded, or come back to, it must be
+// the page of the thing and not send the form again.
 const told = document.querySelector("[data-place]");
 if (told) history.replaceState(null, "", told.dataset.place);
 
