@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from billing import invariants, seals
 from billing.invariants import rows
 from tests.billing.corruption import assert_only, broken, corrupt
 from tests.billing.invariants.test_ledger import DAILY, STARK, WAYNE, of
@@ -118,6 +119,12 @@ KEY = "'dtk_' || repeat('x', 49)"
 )  # fmt: skip
 def test_a_key_that_somebody_wrote_down_is_seen(past: Books, statement: str) -> None:
     assert_only("V33", corrupt(past, statement), server=True)
+
+
+def test_the_hourly_run_looks_through_what_people_write_too(past: Books) -> None:
+    corrupt(past, f"UPDATE api_key SET name = {KEY} WHERE {STARK} RETURNING id")
+    hourly = invariants.check(seals.since_last(), server=True)
+    assert [finding.name.split()[0] for finding in hourly if not finding.ok] == ["V33"]
 
 
 def test_what_only_begins_like_a_key_is_none(past: Books) -> None:
