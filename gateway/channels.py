@@ -133,9 +133,16 @@ def _facts(row: Channel) -> ChannelFacts | None:
     )  # fmt: skip
 
 
+# Channels whose variable this process has said to be missing.
+_missed: set[tuple[str, str]] = set()
+
+
 def _key_of(row: Channel) -> str:
     """What is sent as the channel's key. Raises ``sealing.Unreadable``."""
     if row.sealed_key is None:
+        if row.key_env and row.key_env not in os.environ and (row.name, row.key_env) not in _missed:
+            _missed.add((row.name, row.key_env))
+            log.warning("channel %s is asked without a key: %s is not set", row.name, row.key_env)
         return os.environ.get(row.key_env, "") if row.key_env else ""
     masters = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
     return sealing.unseal(bytes(row.sealed_key), context=row.pk.bytes, masters=masters).decode()

@@ -1,11 +1,13 @@
 """Settings as a production has them: Django's own checks, cookies, redirects, and nothing of the inside on a page."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
 
 import pytest
+from django.core.management import get_commands
 
 from tests.core.running import environment
 from tests.database import ROOT
@@ -120,6 +122,27 @@ def test_keeping_less_than_is_safe_stops_the_start_with_the_settings_name(chosen
     )
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def told_in_the_readme() -> set[str]:
+    """The names in the first column of the README's table of settings."""
+    table = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name for first in firsts for name in re.findall(r"`([A-Z_]+)`", first)}
+
+
+def test_the_readme_lists_every_setting_and_none_that_does_nothing() -> None:
+    asks = re.compile(r"""(?:env\.(?:text|integer|flag|choice|words|folder|sender)|environ\.get)\(\s*"([A-Z_]+)\"""")
+    asked = {name for path in (ROOT / "core").glob("*.py") for name in asks.findall(path.read_text())}
+    # What `make` tells its child, and what only tests set.
+    assert asked - {"TOLLBOOK_UNDER_MAKE", "FAILPOINT"} == told_in_the_readme()
+
+
+def test_every_command_that_the_documentation_names_is_there() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"manage\.py ([a-z_]+)", page.read_text())}
+    assert len(named) > 15
+    assert named <= set(get_commands())
 
 
 def read(**chosen: str) -> tuple[int, str]:

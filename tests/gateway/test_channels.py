@@ -101,6 +101,20 @@ routes:
     assert not Channel.objects.get(name="echo").enabled
 
 
+def test_a_key_that_is_not_in_the_environment_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_missed", set())
+    monkeypatch.setenv("THERE_API_KEY", "sk-1")
+    for name in ("THERE_API_KEY", "GONE_API_KEY"):
+        channels.keep(name=name[:4].lower(), fields={**GOOD, "key_env": name}, by=world.BY)
+    for _ in range(2):
+        assert sorted(channel.key for channel in channels._load(["board"])["board"].channels) == ["", "sk-1"]
+    assert [record.message for record in caplog.records if record.name == "gateway.channels"] == [
+        "channel gone is asked without a key: GONE_API_KEY is not set"
+    ]
+
+
 def test_ids_that_the_catalog_does_not_have_are_told_to_whoever_loads_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
