@@ -352,3 +352,5 @@ def test_the_command_takes_a_day_everything_and_a_file(books: Books, acme: Organ
     assert (fails(), fails("--full")) == (set(), {"V31 chain of digests"})
     with pytest.raises(CommandError, match="not allowed with"):
         call_command("verify", "--full", "--day", str(today()))
+    with pytest.raises(CommandError, match="'2026-13-01' is no day such as 2026-11-21"):
+        call_command("verify", "--day", "2026-13-01")

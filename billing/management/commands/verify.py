@@ -2,7 +2,7 @@
 
 import json
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
         part = parser.add_mutually_exclusive_group()
         part.add_argument("--full", action="store_true", help="from the first transfer and record on")
-        part.add_argument("--day", type=date.fromisoformat, help="the records of one day (UTC), such as 2026-11-21")
+        part.add_argument("--day", type=_day, help="the records of one day (UTC), such as 2026-11-21")
         parser.add_argument("--heads", type=Path, metavar="FILE", help="also hold the books against exported heads")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,3 +52,11 @@ class Command(BaseCommand):
                 self.stdout.write(f"{finding.name:<34} {told}")
         if not good:
             sys.exit(1)
+
+
+def _day(text: str) -> date:
+    """A day as argparse wants it."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no day such as 2026-11-21") from error
