@@ -502,6 +502,9 @@ def give_up(*, invoice_id: UUID, reason: str, by: Actor) -> Invoice:
                 return invoice
             if invoice.state != State.OPEN:
                 raise errors.Conflict("Only an open invoice can be given up.")
+            if invoice.open_usd > found.open_usd:
+                # A payment went back meanwhile, and nobody has agreed to that much.
+                raise errors.Conflict("More is open by now than what was to be given up.")
             owed = ledger.lock([invoice.organization_id])[invoice.organization_id].standing.overdraft
             _drop(
                 invoice, Settled.WRITE_OFF, reason=reason, by=by,

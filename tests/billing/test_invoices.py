@@ -216,6 +216,19 @@ def test_a_large_credit_note_needs_a_second_person_each_time(
         assert again(invoice).open_usd == USD(left)
 
 
+def test_no_more_is_given_up_than_was_open_when_it_was_asked_for(
+    owing: tuple[Organization, Invoice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, invoice = owing
+    # As it was before a payment went back.
+    seen = invoices.find(invoice.pk)
+    seen.open_usd -= Decimal("0.01")
+    monkeypatch.setattr(invoices, "find", lambda _: seen)
+    with pytest.raises(errors.Conflict, match="More is open"):
+        invoices.give_up(invoice_id=invoice.pk, reason="insolvent", by=ADA)
+    assert Invoice.objects.get(pk=invoice.pk).state == "open"
+
+
 def test_a_large_debt_is_given_up_by_two(owing: tuple[Organization, Invoice], settings: Any) -> None:
     settings.MONEY_APPROVAL_USD = 10
     _, invoice = owing
