@@ -227,7 +227,7 @@ def _topup_failed(news: News) -> Letter | None:
         _billing(news),
         f"{news.organization.name}: an automatic top-up failed",
         "An automatic top-up did not go through.",
-        ("It is tried again later, after a pause that grows with each decline.",),
+        ("It is tried again after a pause that grows with each decline; after four in a row it is switched off.",),
         (
             ("Amount", dollars(total)), ("Reason", news.text("failure") or "none was given"), ("As of", news.when),
         ),
