@@ -34,11 +34,14 @@ check: static grouped
 	$(PYTEST) -m "not soak" $(ARGS)
 
 # The books once more with every batch taken apart by organization, as a sharded database needs it; without what is
-# about one organization at a time: payments and the processor, documents, pages, calls and their limits.
+# about one organization at a time: payments and the processor, documents, pages, calls and their limits; and without
+# what reads the books and locks nothing: invariants (those that also charge stay), estimates, explanations, margins.
 GROUPED := tests/billing tests/gateway tests/metering/test_usage.py tests/metering/test_partitions.py tests/journeys/test_concurrency.py
 ALONE := documents/* processor/* test_*admin test_inbox test_refunds test_disputes test_doubts test_settlement test_payment* \
 	test_invoice_* test_notices test_dunning test_many test_clearing test_provider_bills test_calls test_chat test_channels \
-	test_litellm test_native test_responses test_surfaces test_limits test_slots test_replays test_upstream test_routing
+	test_litellm test_native test_responses test_surfaces test_limits test_slots test_replays test_upstream test_routing \
+	$(addprefix invariants/test_,grants holds invoices ledger payments queues rows server usage) \
+	test_estimate_views test_quotes test_explain test_explain_views test_margins test_metrics
 grouped: $(DEVELOPMENT)
 	TEST_GROUPING=organization $(PYTEST) -m "not soak" $(GROUPED) $(foreach name,$(ALONE),--ignore-glob='*/$(name).py')
 
