@@ -14,6 +14,7 @@ The pools are exclusive and add up to the reported totals (contract 16.2, decisi
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,7 @@ from core import money, wire
 
 COUNT_MAX = 2_147_483_647
 RATE_DECIMALS = 6
+AMOUNTS_KEPT = 4096
 # What vendors call their ordinary tier: billed by the card's entry without a tier.
 ORDINARY_TIERS = frozenset({"", "default", "standard", "auto", "on_demand"})
 
@@ -437,13 +439,19 @@ def _usd(value: object, *, place: str, decimals: int) -> int:
     if not isinstance(value, str):
         raise ValueError(f"{place}: a rate is a decimal string, not {type(value).__name__}")
     try:
-        amount = money.parse(value)
+        return _pico(value, decimals)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+@lru_cache(AMOUNTS_KEPT)
+def _pico(value: str, decimals: int) -> int:
+    """Kept: a catalog of hundreds of cards holds few different amounts, and is read again whenever a cache ends."""
+    amount = money.parse(value)
     if amount < 0:
-        raise ValueError(f"{place}: {value} is negative")
+        raise ValueError(f"{value} is negative")
     if amount.normalize().as_tuple().exponent < -decimals:  # type: ignore[operator]
-        raise ValueError(f"{place}: {value} has more than {decimals} decimals")
+        raise ValueError(f"{value} has more than {decimals} decimals")
     return money.to_pico(amount)
 
 
