@@ -146,6 +146,35 @@ def finalize_due(*, until: datetime | None = None) -> Closed:
     return Closed(0, 0, finalized, parked)
 
 
+def is_over(period: BillingPeriod) -> bool:
+    """Whether nothing can be recorded in a period any more: rollups are folded past its end."""
+    return bool(period.ends_at <= rollups.folded_until())
+
+
+def close(*, period_id: UUID, by: Actor) -> BillingPeriod:
+    """Close a period that is over now, not at the next run: it is drafted, and the next one is opened.
+
+    Raises ``Conflict`` if it is not open or not over, waits for the one before it, somebody else was faster, or it
+    has been parked by it.
+    """
+    period = _find(period_id)
+    if period.state != State.OPEN:
+        raise errors.Conflict("Only an open period can be closed.")
+    if not is_over(period):
+        raise errors.Conflict("Only a period that is over can be closed: something may still be recorded in this one.")
+    if period.follows is not None and not _is_finalized(period.organization_id, period.follows):
+        raise errors.Conflict("The period before it has to be finalized first.")
+    if not _draft_all([period]):
+        raise errors.Conflict("Somebody else was faster.")
+    with transaction.atomic():
+        after = _find(period_id)
+        audit.note(
+            actor=by, verb="billing_period.closed", subject=after, organization=after.organization,
+            details={"before": period.state, "after": after.state, "ends_at": after.ends_at.isoformat()},
+        )  # fmt: skip
+    return _unless_parked(period_id)
+
+
 def finalize(*, period_id: UUID, by: Actor) -> BillingPeriod:
     """Finalize a draft now, before its grace is over.
 
@@ -155,11 +184,12 @@ def finalize(*, period_id: UUID, by: Actor) -> BillingPeriod:
     done = _finalize_all([period]) if period.state == State.DRAFTED else []
     if not done:
         raise errors.Conflict("Only a draft can be finalized.")
-    after = _find(period_id)
-    if after.state == State.PARKED:
-        raise errors.Conflict(f"It was parked: {after.parked_for}")
+    after = _unless_parked(period_id)
     with transaction.atomic():
-        audit.note(actor=by, verb="billing_period.finalized", subject=after, organization=after.organization)
+        audit.note(
+            actor=by, verb="billing_period.finalized", subject=after, organization=after.organization,
+            details={"before": period.state, "charged_usd": money.plain(after.charged_usd)},
+        )  # fmt: skip
     return after
 
 
@@ -183,6 +213,19 @@ def release(*, period_id: UUID, reason: str, by: Actor) -> BillingPeriod:
             actor=by, verb="billing_period.released", subject=period, organization=period.organization, details=details
         )
         return period
+
+
+def _unless_parked(period_id: UUID) -> BillingPeriod:
+    after = _find(period_id)
+    if after.state == State.PARKED:
+        raise errors.Conflict(f"It was parked: {after.parked_for}")
+    return after
+
+
+def _is_finalized(organization_id: UUID, ends_at: datetime) -> bool:
+    """Whether the period that ended then is."""
+    before = BillingPeriod.objects.filter(organization_id=organization_id, ends_at=ends_at)
+    return before.filter(state=State.FINALIZED).exists()
 
 
 def _find(period_id: UUID) -> BillingPeriod:
@@ -279,6 +322,16 @@ _MOVED = """
     ) t
     GROUP BY 1, 2
 """
+
+
+def kinds_of(line: str) -> list[str]:
+    """The kinds of transfers that a line sums: one of a statement, or the credit of an invoice; none for usage."""
+    aside = {*_CHARGED, Kind.DRAW, Kind.REPAYMENT}
+    return [
+        kind
+        for kind in Kind.values
+        if kind not in aside and line in {LineKind.CREDIT, _MOVES.get(kind, LineKind.ADJUSTMENT)}
+    ]
 
 
 class _Flow(NamedTuple):
@@ -550,9 +603,12 @@ def _store(periods_drafted: Collection[BillingPeriod]) -> None:
 
 
 def _fits(draft: Draft) -> bool:
-    """Whether a draft can be written: each line is another one, and there are not too many."""
+    """Whether a draft can be written: each line is another one, there are not too many, and they add up.
+
+    Those of a statement do not where usage and ledger differ; what is said of its period then is that.
+    """
     usage = [line[2:8] for line in draft.lines if line.kind == LineKind.USAGE]
-    return len(set(usage)) == len(usage) <= LINES_MAX
+    return len(set(usage)) == len(usage) <= LINES_MAX and abs(draft.subtotal_usd - draft.exact_usd) <= rounding.HALF
 
 
 def _keep(period: BillingPeriod, worked: Worked) -> None:

@@ -622,3 +622,54 @@ def test_closing_takes_as_many_queries_for_one_as_for_many(calendar: Clock, djan
         for some in (due[:1], due):
             with django_assert_num_queries(8):
                 assert len(closing.work_out(some)) == len(some)
+
+
+def test_a_person_closes_a_period_that_is_over_and_no_other(calendar: Clock) -> None:
+    acme, quiet = organization("acme", usd="5"), organization("quiet")
+    use(acme, events=3)
+    closing.open_missing()
+    period = BillingPeriod.objects.get(organization=acme)
+    with pytest.raises(errors.Conflict, match="something may still be recorded"):
+        closing.close(period_id=period.pk, by=ADA)
+    # Over by the calendar, and not yet folded: what ran at the end of May may be missing.
+    go_to(calendar, JUNE)
+    with pytest.raises(errors.Conflict, match="something may still be recorded"):
+        closing.close(period_id=period.pk, by=ADA)
+    assert AuditEntry.objects.filter(verb="billing_period.closed").count() == 0
+    calendar.move(timedelta(minutes=16))
+    fold()
+    closed = closing.close(period_id=period.pk, by=ADA)
+    assert (closed.state, closed.charged_usd, closed.closing_usd) == ("drafted", Decimal("0.81"), Decimal("4.19"))
+    assert document(acme).state == "draft"
+    note = AuditEntry.objects.get(verb="billing_period.closed")
+    assert (note.actor_label, note.organization_id, note.details["before"]) == ("ada@example.com", acme.pk, "open")
+    with pytest.raises(errors.Conflict, match="Only an open period"):
+        closing.close(period_id=period.pk, by=ADA)
+    # The next one waits: it is not over, and would wait for this one if it were.
+    june = BillingPeriod.objects.get(organization=acme, state="open")
+    go_to(calendar, JULY)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    with pytest.raises(errors.Conflict, match="before it has to be finalized"):
+        closing.close(period_id=june.pk, by=ADA)
+    # What nobody used is closed at once, and says nothing.
+    empty = BillingPeriod.objects.get(organization=quiet)
+    assert closing.close(period_id=empty.pk, by=ADA).state == "finalized"
+    assert documents(quiet) == []
+    # The job goes on from here, as if it had closed it.
+    close(calendar)
+    assert [(one.state, one.total_usd) for one in documents(acme)] == [("issued", Decimal("4.19"))]
+    assert_nothing_is_left()
+    assert_sound()
+
+
+def test_a_period_that_differs_from_the_ledger_is_parked_whoever_closes_it(books: Books, calendar: Clock) -> None:
+    acme = organization("acme", usd="5")
+    use(acme)
+    closing.open_missing()
+    go_to(calendar, JUNE)
+    calendar.move(timedelta(minutes=16))
+    fold()
+    tamper(books, f"UPDATE usage_rollup SET cost_usd = cost_usd * 100 WHERE organization_id = '{acme.pk}' RETURNING 1")
+    with pytest.raises(errors.Conflict, match=r"It was parked: usage of 27 USD, and the ledger charged 0\.27"):
+        closing.close(period_id=BillingPeriod.objects.get(organization=acme).pk, by=ADA)
