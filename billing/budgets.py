@@ -410,7 +410,13 @@ def remove_ceiling(*, budget_id: UUID, by: Actor) -> None:
         return
     if not Budget.objects.filter(organization_id=found.organization_id, removed_at__isnull=True).exists():
         ledger.set_terms(found.organization_id, ledger.Terms(has_budgets=False))
-    audit.note(actor=by, verb="budget.removed", subject=found, organization=found.organization)
+    audit.note(
+        actor=by, verb="budget.removed", subject=found, organization=found.organization,
+        details={
+            "subject": found.subject, "subject_id": str(found.subject_id), "window": found.window, "unit": found.unit,
+            "before": money.plain(found.ceiling),
+        },
+    )  # fmt: skip
 
 
 _TABLES: dict[Subject, type[Model]] = {Subject.PROJECT: Project, Subject.MEMBER: Member, Subject.KEY: ApiKey}

@@ -109,10 +109,17 @@ def begin(act: Rerating, *, by: Actor) -> None:
     with transaction.atomic():
         locked = Rerating.objects.select_for_update(no_key=True).get(pk=act.pk)
         if locked.state == Rerating.State.PLANNED:
+            foreseen = outcome(act)
             # What was foreseen is counted again from what is really posted.
             ReratingShare.objects.filter(rerating=act).update(records=0, before_usd=0, after_usd=0, unpriced=0)
             Rerating.objects.filter(pk=act.pk).update(state=Rerating.State.APPLYING, actor=by.label)
-            audit.note(actor=by, verb="rerating.applied", subject=act, details={"reason": act.reason})
+            audit.note(
+                actor=by, verb="rerating.applied", subject=act,
+                details={
+                    "reason": act.reason, "records": foreseen.records, "before_usd": money.plain(foreseen.before_usd),
+                    "after_usd": money.plain(foreseen.after_usd),
+                },
+            )  # fmt: skip
             jobs.wake(TASK)
             failpoints.reach("rerate.before_begin")
 

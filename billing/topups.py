@@ -87,10 +87,14 @@ def set_limits(*, organization_id: UUID, topup_usd: Decimal, daily_usd: Decimal,
     if topup_usd > USD_MAX:
         raise errors.OutOfRange(f"topup_usd is at most {money.plain(USD_MAX)}.", param="topup_usd")
     with transaction.atomic():
+        before = TopUpLimit.objects.select_for_update(no_key=True).filter(organization_id=organization_id).first()
         made, _ = TopUpLimit.objects.update_or_create(
             organization_id=organization_id, defaults={"topup_usd": topup_usd, "daily_usd": daily_usd}
         )
-        details = {"topup_usd": money.plain(topup_usd), "daily_usd": money.plain(daily_usd), "reason": reason}
+        details = {
+            "before": None if before is None else [money.plain(before.topup_usd), money.plain(before.daily_usd)],
+            "topup_usd": money.plain(topup_usd), "daily_usd": money.plain(daily_usd), "reason": reason,
+        }  # fmt: skip
         owner = made.organization
         audit.note(actor=by, verb="topup_limit.set", subject=owner, organization=owner, details=details)
     return made

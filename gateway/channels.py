@@ -189,6 +189,8 @@ def keep(*, name: str, fields: Mapping[str, Any], key: str | None = None, by: Ac
         raise errors.OutOfRange("echo has no address and no key.", param="key")
     changed = {field: value for field, value in told.items() if is_new or getattr(row, field) != value}
     shown = _shown(changed)
+    if not is_new:
+        shown["before"] = _shown({field: getattr(row, field) for field in changed})
     if key or (key == "" and row.sealed_key is not None):
         changed["sealed_key"] = _seal(row, key) if key else None
         shown["key"] = "set" if key else "taken away"
@@ -242,6 +244,7 @@ def keep_route(*, model: str, by: str, candidates: Sequence[str], actor: Actor) 
     if not candidates or model in candidates:
         raise errors.OutOfRange("candidates are one or more other models.", param="candidates")
     row = Route.objects.select_for_update(no_key=True).filter(model=model).first()
+    before = None if row is None else {"by": row.by, "to": list(row.candidates)}
     if row is not None and (row.by, row.candidates) == (by, list(candidates)):
         return False
     if row is None:
@@ -250,7 +253,10 @@ def keep_route(*, model: str, by: str, candidates: Sequence[str], actor: Actor) 
         row.by, row.candidates = by, list(candidates)
         row.save(update_fields=["by", "candidates"])
     audit.note(
-        actor=actor, verb="route.changed", subject=row, details={"model": model, "by": by, "to": list(candidates)}
+        actor=actor,
+        verb="route.changed",
+        subject=row,
+        details={"model": model, "before": before, "by": by, "to": list(candidates)},
     )
     caches.bump()
     return True

@@ -36,9 +36,10 @@ def change(*, organization_id: UUID, on_hang_up: str, reason: str, by: Actor) ->
     if on_hang_up not in HangUp.values:
         raise errors.OutOfRange(f"on_hang_up is one of {', '.join(HangUp.values)}.", param="on_hang_up")
     organization = Organization.objects.get(pk=organization_id)
+    before = CallTerms.objects.filter(pk=organization_id).values_list("on_hang_up", flat=True).first()
     CallTerms.objects.update_or_create(organization=organization, defaults={"on_hang_up": on_hang_up})
     audit.note(
         actor=by, verb="call_terms.changed", subject=organization, organization=organization,
-        details={"on_hang_up": on_hang_up, "reason": reason},
+        details={"before": before or HangUp.DRAIN.value, "on_hang_up": on_hang_up, "reason": reason},
     )  # fmt: skip
     caches.bump()

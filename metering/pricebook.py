@@ -24,6 +24,8 @@ from orgs.audit import Actor
 
 APPROVAL = "price_draft"
 LINES_MAX = 10_000
+# So many changes are told to whoever decides, and stand in the audit trail.
+CHANGES_TOLD = 20
 _CHUNK = 2_000
 
 State = PriceDraft.State
@@ -322,9 +324,13 @@ def _approved(locked: PriceDraft, *, by: Actor) -> bool:
     beyond = beyond_limit(diff(locked))
     if not beyond or approvals.granted(kind=APPROVAL, subject_id=locked.pk):
         return True
-    shown = [f"{one.model} {one.where}: {_told(one.before)} to {_told(one.after)}" for one in beyond[:20]]
-    approvals.ask(kind=APPROVAL, subject_id=locked.pk, by=by, details={"changes": shown})
+    approvals.ask(kind=APPROVAL, subject_id=locked.pk, by=by, details={"changes": _in_words(beyond)})
     return False
+
+
+def _in_words(changes: Sequence[Change]) -> list[str]:
+    """The first changes, as whoever decides and the audit trail read them."""
+    return [f"{one.model} {one.where}: {_told(one.before)} to {_told(one.after)}" for one in changes[:CHANGES_TOLD]]
 
 
 def _told(rate: Decimal | None) -> str:
@@ -332,7 +338,7 @@ def _told(rate: Decimal | None) -> str:
 
 
 def _publish(locked: PriceDraft, *, by: Actor) -> list[Price]:
-    prices = []
+    prices, changes = [], diff(locked)
     # The last first: where no price is in force several may begin in the past, and none is in the others' way.
     for line in reversed(lines_of(locked)):
         # What it corrects and nothing later: a correction that came between is not overridden unseen.
@@ -346,11 +352,15 @@ def _publish(locked: PriceDraft, *, by: Actor) -> list[Price]:
         except catalog.BadCatalog as error:
             raise errors.OutOfRange(str(error), param="lines") from error
         prices.append(price)
-    _settle(locked, State.PUBLISHED, by=by)
+    _settle(locked, State.PUBLISHED, by=by, details={"changed": len(changes), "changes": _in_words(changes)})
     return prices
 
 
-def _settle(locked: PriceDraft, state: PriceDraft.State, *, by: Actor) -> None:
+def _settle(
+    locked: PriceDraft, state: PriceDraft.State, *, by: Actor, details: Mapping[str, Any] | None = None
+) -> None:
+    before = locked.state
     locked.state, locked.settled_by, locked.settled_at = state, by.label, clock.now()
     locked.save(update_fields=["state", "settled_by", "settled_at"])
-    audit.note(actor=by, verb=f"price_draft.{state}", subject=locked)
+    told = {"source": locked.source, "before": before, **(details or {})}
+    audit.note(actor=by, verb=f"price_draft.{state}", subject=locked, details=told)

@@ -153,13 +153,14 @@ def redeliver(*, delivery: WebhookDelivery, by: Actor) -> WebhookDelivery:
     with transaction.atomic():
         endpoint = _lock(delivery.endpoint)
         row = WebhookDelivery.objects.select_for_update(no_key=True).get(pk=delivery.pk)
-        now = database_now()
+        now, before = database_now(), {"state": row.state, "attempts": row.attempts, "failure": row.failure}
         if row.leased_until is None or row.leased_until <= now:
             row.state, row.attempts, row.next_attempt_at, row.done_at = State.PENDING, 0, now, None
             row.save(update_fields=["state", "attempts", "next_attempt_at", "done_at"])
         audit.note(
-            actor=by, verb="webhook_delivery.redelivered", subject=row, organization=endpoint.organization, details={}
-        )
+            actor=by, verb="webhook_delivery.redelivered", subject=row, organization=endpoint.organization,
+            details={"before": before},
+        )  # fmt: skip
     return row
 
 

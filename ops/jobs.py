@@ -275,7 +275,8 @@ def again(*, name: str, by: Actor) -> None:
             raise Conflict(f"The job is {row.get_state_display()}.")
         JobRun.objects.filter(name=name).update(state=JobRun.State.FAILED, attempts=0, next_attempt_at=_now())
         put = JobPeriod.objects.get(name=name, period=row.period)
-        audit.note(actor=by, verb="job.run_again", subject=put, details={"job": name})
+        before = {"attempts": row.attempts, "result": row.result}
+        audit.note(actor=by, verb="job.run_again", subject=put, details={"job": name, "before": before})
 
 
 def sweep() -> list[str]:

@@ -165,10 +165,13 @@ def again(*, mail_id: UUID, by: Actor) -> Mail:
         row = Mail.objects.select_for_update(no_key=True).get(pk=mail_id)
         if row.state in {State.PENDING, State.SENDING}:
             raise errors.Conflict("This mail is on its way.")
+        before = {"state": row.state, "attempts": row.attempts, "failure": row.failure}
         row.state, row.attempts, row.sent_at, row.failure = State.PENDING, 0, None, ""
         row.next_attempt_at = database_now()
         row.save(update_fields=["state", "attempts", "next_attempt_at", "sent_at", "failure"])
-        audit.note(actor=by, verb="mail.sent_again", subject=row, organization=row.organization, details={})
+        audit.note(
+            actor=by, verb="mail.sent_again", subject=row, organization=row.organization, details={"before": before}
+        )
     return row
 
 

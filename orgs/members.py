@@ -119,9 +119,11 @@ def define_role(*, name: str, granted: Collection[str], by: Actor) -> Role:
         raise OutOfRange("A role has a name.", param="name")
     if name == OWNER:
         raise Conflict("The role owner has every permission.")
+    before = Role.objects.filter(name=name).values_list("permissions", flat=True).first()
     role, created = Role.objects.update_or_create(name=name, defaults={"permissions": sorted(set(granted))})
     verb = "role.created" if created else "role.changed"
-    audit.note(actor=by, verb=verb, subject=role, details={"name": name, "permissions": role.permissions})
+    details = {"name": name, "before": before, "permissions": role.permissions}
+    audit.note(actor=by, verb=verb, subject=role, details=details)
     caches.bump()
     return role
 

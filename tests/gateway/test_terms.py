@@ -22,7 +22,7 @@ def test_a_change_holds_at_once_and_is_noted() -> None:
     terms.change(organization_id=acme.pk, on_hang_up="estimate", reason="asked for", by=world.BY)
     assert terms.on_hang_up(acme.pk) == "estimate"
     entry = AuditEntry.objects.get(verb="call_terms.changed")
-    assert entry.details == {"on_hang_up": "estimate", "reason": "asked for"}
+    assert entry.details == {"before": "drain", "on_hang_up": "estimate", "reason": "asked for"}
     with pytest.raises(errors.OutOfRange):
         terms.change(organization_id=acme.pk, on_hang_up="free", reason="no", by=world.BY)
 
