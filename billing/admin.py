@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Final
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django import forms
@@ -21,7 +22,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Abs
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
@@ -30,12 +31,13 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 import billing.reconciliation_admin  # noqa: F401 - registers its pages
-from billing import corrections, figures, margins, payments_admin, rerating, wallets  # noqa: F401
+from billing import closing, corrections, figures, margins, payments_admin, rerating, wallets  # noqa: F401
 from billing.explain import Explanation, Part, arithmetic, explain
-from billing.invoice_admin import InvoiceAdmin
+from billing.invoice_admin import InvoiceAdmin, invoice_link
 from billing.models import (
     CheckRun,
     Correction,
+    Invoice,
     Recharge,
     Rerating,
     ReratingShare,
@@ -47,7 +49,6 @@ from billing.models import (
 from billing.money_admin import (
     ACTS,
     PanelsAdmin,
-    ReasonForm,
     adjustment_table,
     cause_link,
     ceiling_table,
@@ -55,6 +56,7 @@ from billing.money_admin import (
     head_table,
     hold_table,
     may,
+    record_link,
     records_place,
     terms_of,
     transfer_link,
@@ -67,13 +69,14 @@ from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, Too
 from core.errors import ApiError
 from core.http import from_exception
 from core.markup import NOTHING, as_facts, link, link_to, paragraphs, percent, refer, signed, stamp, table
+from core.reasons import ReasonForm
 from metering import attempts, usage_pages
 from metering.admin import KeyedAdmin, UsageRecordAdmin, When, address, conditions, find_organization, list_of
 from metering.filters import Filters
 from metering.models import UsageRecord
 from ops.admin import RIGHTS, SUBJECTS
 from orgs.admin import OrganizationAdmin, actor
-from orgs.models import Organization
+from orgs.models import Member, Organization
 
 # The pages of invoicing stand beside these.
 __all__ = ["InvoiceAdmin"]
@@ -85,6 +88,8 @@ REFRESH_SECONDS: Final = 5
 DETAIL_SHOWN: Final = 200
 MATCHING_SHOWN: Final = 50
 _MILLISECOND: Final = timedelta(milliseconds=1)
+# How far a transfer's own time may be from its id's.
+SLACK: Final = closing.SLACK
 
 
 def explain_place(row: UsageRecord) -> str:
@@ -138,6 +143,32 @@ def newest_usage(organization: Organization) -> SafeString:
     records = UsageRecord.objects.filter(organization=organization).order_by("-pk").defer("metadata", "units")
     rows = record_table(records[:ROWS_SHOWN])
     return format_html('{}<a href="{}">All usage</a>', rows, list_of("metering_usagerecord", organization))
+
+
+def newest_documents(organization: Organization) -> SafeString:
+    """An organization's last documents, with the way to the others and to its periods."""
+    found = Invoice.objects.filter(organization=organization).order_by("-pk")[:ROWS_SHOWN]
+    rows = [
+        (
+            invoice_link(one),
+            one.get_kind_display(),
+            one.get_state_display(),
+            None if one.starts_at is None else stamp(one.starts_at),
+            f"{one.total_usd:.2f}",
+            f"{one.open_usd:.2f}",
+        )
+        for one in found
+    ]
+    heads = ("document", "kind", "state", "from (UTC)", "total (USD)", "open (USD)")
+    asked = urlencode({"q": organization.slug})
+    return format_html(
+        '{}<a href="{}?{}">All documents</a> <a href="{}?{}">Billing periods</a>',
+        table(heads, rows) if rows else paragraphs("None yet."),
+        reverse("admin:billing_invoice_changelist"),
+        asked,
+        reverse("admin:billing_billingperiod_changelist"),
+        asked,
+    )
 
 
 class WithStates(QuickList):
@@ -218,6 +249,7 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
             ("status", "balance", "available", "held", "overdraft", "credit_limit", "spent", "wallet_page"),
             "billing.view_wallet",
         ),
+        ("Invoices", ("documents",), "billing.view_invoice"),
         ("Recent usage", ("recent_usage",), "metering.view_usagerecord"),
         ("Recent transfers", ("recent_transfers",), "billing.view_transfer"),
     )
@@ -255,6 +287,11 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
         return shown if Wallet.objects.filter(pk=row.pk).exists() else format_html("No money has moved yet. {}", shown)
 
     @admin.display(description="newest first")
+    def documents(self, row: Organization) -> SafeString:
+        """Its last documents, with the way to the others and to its periods."""
+        return newest_documents(row)
+
+    @admin.display(description="newest first")
     def recent_usage(self, row: Organization) -> SafeString:
         """The last requests."""
         return newest_usage(row)
@@ -263,6 +300,22 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
     def recent_transfers(self, row: Organization) -> SafeString:
         """The last movements of money."""
         return newest_transfers(row)
+
+
+class StandingFilter(admin.SimpleListFilter):
+    """Wallets that somebody asks about: the start page's figures are sums of these."""
+
+    title = "how they stand"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """In words."""
+        return [("owes", "Owes"), ("held", "With open holds"), ("frozen", "Frozen")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Those."""
+        asked = {"owes": Q(overdraft_usd__gt=0), "held": Q(held_usd__gt=0), "frozen": Q(frozen_at__isnull=False)}
+        return queryset.filter(asked.get(self.value() or "", Q()))
 
 
 @admin.register(Wallet)
@@ -278,6 +331,7 @@ class WalletAdmin(StateColumns, PanelsAdmin, ActsAdmin[Any]):
         *("organization", "status", "balance", "available", "posted", "held", "overdraft", "spent"),
         *("terms", "seq", "since"),
     )
+    list_filter = (StandingFilter,)
     panels = (
         ("Credit, in the order in which it is spent", ("credit",), "billing.view_grant"),
         ("Ceilings", ("ceilings",), "billing.view_budget"),
@@ -381,6 +435,43 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
         ("Its records", ("records",), "metering.view_usagerecord"),
     )
 
+    def get_urls(self) -> list[URLPattern]:
+        """With those of a stretch of time."""
+        between = self.admin_site.admin_view(self.between_view)
+        return [path("between/", between, name=f"{self.page}_between"), *super().get_urls()]
+
+    def between_view(self, request: HttpRequest) -> HttpResponse:
+        """An organization's transfers of a stretch of time, of some kinds or of all: a page after another."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = BetweenForm(request.GET)
+        sections: list[Section] = []
+        if form.is_valid():
+            told = form.cleaned_data
+            # A transfer's id carries the instant that its row does, or nearly: a range of the key.
+            rows = Transfer.objects.filter(
+                organization=told["organization"], created_at__gte=told["start"], created_at__lt=told["end"],
+                pk__gte=ids.floor(told["start"] - SLACK), pk__lt=ids.floor(told["end"] + SLACK),
+            )  # fmt: skip
+            if told["kind"]:
+                rows = rows.filter(kind__in=told["kind"])
+            try:
+                after = request.GET.get("after")
+                rows = rows.filter(pk__lt=ids.read("tr", after)) if after else rows
+            except ValueError:
+                form.add_error(None, "That is not where a page begins.")
+            else:
+                sections = [self._between(request, list(rows.order_by("-pk")[: MATCHING_SHOWN + 1]))]
+        return self.show(request, "Transfers of a time", sections, template="admin/ask.html", form=form)
+
+    def _between(self, request: HttpRequest, found: list[Transfer]) -> Section:
+        shown = transfer_table(found[:MATCHING_SHOWN]) if found else paragraphs("No transfer matches.")
+        if len(found) <= MATCHING_SHOWN:
+            return Section("", shown)
+        asked = request.GET.copy()
+        asked["after"] = ids.show("tr", found[MATCHING_SHOWN - 1].pk)
+        return Section("", format_html("{}{}", shown, paragraphs(link_to(f"?{asked.urlencode()}", "Older"))))
+
     def find_in(self, organization: Organization, text: str) -> str | None:
         """By reference or by number, each through its unique key."""
         transfers = Transfer.objects.filter(organization_id=organization.pk).order_by()
@@ -432,9 +523,13 @@ class TransferAdmin(PanelsAdmin, KeyedAdmin[Transfer]):
         the key instead of a search.
         """
         at = ids.instant(row.pk)
+        # A person's own wallet may have paid for calls in an organization that they are or were a member of.
+        person = row.organization.personal_of_id
+        others = Member.objects.filter(user_id=person).values_list("organization_id", flat=True) if person else ()
         records = UsageRecord.objects.filter(
-            organization_id=row.organization_id, pk__gte=ids.floor(at), pk__lt=ids.floor(at + _MILLISECOND)
-        )
+            organization_id__in={row.organization_id, *others}, pk__gte=ids.floor(at),
+            pk__lt=ids.floor(at + _MILLISECOND),
+        )  # fmt: skip
         found = list(records.filter(transfer_id=row.pk).order_by("pk").defer("metadata", "units")[: ROWS_SHOWN + 1])
         if not found:
             return "No usage record names it."
@@ -520,12 +615,19 @@ def explained(found: Explanation) -> list[Section]:
     for one in attempts.of_event(organization_id=record.organization_id, event_id=record.event_id):
         said = one.outcome if one.status is None else f"{one.outcome}, {one.status}"
         route[f"try {one.number}"] = f"{one.channel}, {one.model}: {said} after {one.latency_ms} ms"
+    event = {
+        "record": record_link(record.organization_id, record.id),
+        "event id": record.event_id,
+        "reported by": refer("orgs_apikey", "key", record.reported_by),
+        "recorded (UTC)": stamp(record.recorded_at),
+    }
     return [
         Section("Cost", as_facts(cost)),
         Section("Pools × rates", part_table(found.parts)),
         Section("Why these rates", as_facts({**served, **version})),
         Section("Charge", as_facts(charge)),
         Section("Route and margin", as_facts(route)),
+        Section("Event", as_facts(event)),
     ]
 
 
@@ -639,6 +741,28 @@ class MatchingForm(forms.Form):
         return found
 
 
+class BetweenForm(forms.Form):
+    """Whose transfers, of which time, and of which kinds."""
+
+    organization = forms.CharField(help_text="A slug, an org_ id or a person's e-mail address.")
+    kind = forms.MultipleChoiceField(
+        required=False, choices=TransferKind.choices, widget=forms.SelectMultiple(attrs={"size": 5}),
+        help_text="Every kind without one.",
+    )  # fmt: skip
+    start = forms.DateTimeField(label="from (UTC)")
+    end = forms.DateTimeField(label="until before (UTC)")
+
+    clean_organization = MatchingForm.clean_organization
+
+    def clean(self) -> dict[str, Any]:
+        """An end after the beginning, both of this age."""
+        told: dict[str, Any] = super().clean() or self.cleaned_data
+        start, end = told.get("start"), told.get("end")
+        if start is not None and end is not None and not clock.from_unix(0) + SLACK <= start < end:
+            self.add_error("end", "The end is after the beginning, and both are of this age.")
+        return told
+
+
 class SalesForm(forms.Form):
     """Days, and of which model."""
 
@@ -678,6 +802,12 @@ def _void(request: HttpRequest, row: UsageRecord, told: dict[str, Any]) -> Done:
     return Done(f"Voided: {money.plain(-done.cost_usd)} USD went back." if done.first else "It was voided before.")
 
 
+def is_voided(row: UsageRecord) -> bool:
+    """Whether all of what a record was charged went back."""
+    about = Correction.objects.filter(organization_id=row.organization_id, record_id=row.pk)
+    return about.filter(kind=Correction.Kind.VOID).exists()
+
+
 @admin.register(UsageRecord)
 class ChargedRecordAdmin(UsageRecordAdmin, ActsAdmin[UsageRecord]):
     """Usage records with the transfer that charged them, what was corrected since, and what is left of it."""
@@ -690,7 +820,7 @@ class ChargedRecordAdmin(UsageRecordAdmin, ActsAdmin[UsageRecord]):
             "charged again under the same event id.",
             _void,
             form=ReasonForm,
-            possible=lambda row: row.corrects_id is None,
+            possible=lambda row: row.corrects_id is None and not is_voided(row),
             right="billing.add_adjustment",
         ),
     )
@@ -1061,6 +1191,7 @@ class ReratingAdmin(PanelsAdmin, ActsAdmin[Any]):
             _apply,
             facts=_shares,
             possible=is_planned,
+            known=lambda row: row.reason,
         ),
         Act(
             "undo",

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -34,10 +35,11 @@ from billing.models import (
     NumberSeries,
     TaxRate,
 )
-from billing.money_admin import ReasonForm, cause_link, first, records_place, wallet_link, when
+from billing.money_admin import cause_link, first, records_place, transfers_place, wallet_link, when
 from core import errors, ids, lists, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, Tool
 from core.markup import NOTHING, as_facts, link, link_to, stamp, table
+from core.reasons import ReasonForm
 from metering.admin import find_organization
 from ops.admin import RIGHTS, SUBJECTS, question_table, questions
 from orgs.admin import actor
@@ -111,8 +113,9 @@ def _record_transfer(request: HttpRequest, row: Invoice, told: dict[str, Any]) -
 
 def _stands(row: Invoice) -> Sequence[Section]:
     told = {
-        "number": row.number, "state": row.get_state_display(), "total_usd": money.plain(row.total_usd),
-        "open_usd": money.plain(row.open_usd), "paid_usd": money.plain(row.paid_usd),
+        "wallet": wallet_link(row.organization), "number": row.number, "state": row.get_state_display(),
+        "total (USD)": f"{row.total_usd:.2f}", "paid (USD)": f"{row.paid_usd:.2f}", "open (USD)": f"{row.open_usd:.2f}",
+        "a second person agrees above (USD)": money.plain(Decimal(settings.MONEY_APPROVAL_USD)),
     }  # fmt: skip
     return [Section("As it stands", as_facts(told))]
 
@@ -324,9 +327,16 @@ class InvoiceAdmin(ActsAdmin[Any]):
 
 
 def _records(row: Invoice, line: InvoiceLine) -> str:
-    """What a line is about; a line of usage leads to the records of its model in the document's time."""
-    if line.model is None or row.starts_at is None or row.ends_at is None:
+    """What a line is about, with the way to what it is made of in the document's time: records, or transfers."""
+    if row.starts_at is None or row.ends_at is None:
         return line.model or line.text
+    if line.kind == InvoiceLine.Kind.CARRIED and row.period is not None and row.period.follows is not None:
+        before = Invoice.objects.filter(organization_id=row.organization_id, period__ends_at=row.period.follows).first()
+        return line.text if before is None else invoice_link(before)
+    if line.model is None:
+        kinds = closing.kinds_of(line.kind)
+        place = transfers_place(row.organization, row.starts_at, row.ends_at, kinds)
+        return link_to(place, line.text or "transfers") if kinds else line.text
     narrowed = {"model": line.model}
     if line.api_key_id is not None:
         narrowed["key"] = ids.show("key", line.api_key_id)
@@ -346,6 +356,33 @@ def _release(request: HttpRequest, row: BillingPeriod, told: dict[str, Any]) -> 
     return Done("Released: it is worked out again and finalized at the next run, unless it differs from the ledger.")
 
 
+def _close(request: HttpRequest, row: BillingPeriod, _: dict[str, Any]) -> Done:
+    closed = closing.close(period_id=row.pk, by=actor(request))
+    found = Invoice.objects.filter(period_id=row.pk).first()
+    if found is None:
+        return Done(f"Closed: it is {closed.get_state_display().lower()}. Nothing moved in it, so it has no document.")
+    return Done(
+        f"Closed: look its draft over. It is finalized by itself at {when(closed.finalize_at)} UTC.",
+        reverse("admin:billing_invoice_change", args=[found.pk]),
+    )
+
+
+def _comes_to(row: BillingPeriod) -> list[Section]:
+    """What a period would come to if it were closed now, as it is worked out then."""
+    told: dict[str, object] = {
+        "wallet": wallet_link(row.organization), "from (UTC)": stamp(row.starts_at), "until (UTC)": stamp(row.ends_at),
+        "time zone": row.zone,
+    }  # fmt: skip
+    if row.state == BillingPeriod.State.OPEN and closing.is_over(row):
+        (worked,) = closing.work_out([row])
+        told["charged (USD)"] = money.plain(worked.charged_usd)
+        told["balance at its end (USD)"] = money.plain(worked.closing_usd)
+        told["owed at its end (USD)"] = money.plain(worked.overdraft_usd)
+        told["document"] = "none: nothing moved" if worked.draft is None else worked.draft.kind
+        told["parked for"] = "; ".join(worked.doubts) or NOTHING
+    return [Section("What it comes to", as_facts(told))]
+
+
 @admin.register(BillingPeriod)
 class BillingPeriodAdmin(ActsAdmin[Any]):
     """Periods of all organizations, and those that wait for a person."""
@@ -362,6 +399,13 @@ class BillingPeriodAdmin(ActsAdmin[Any]):
         *("finalize_at", "finalized_at"),
     )
     acts = (
+        Act(
+            "close", "Close",
+            "It is over and is closed by itself soon; this closes it now. Its document is a draft until its grace is "
+            "over, and the next period goes on from where it ended.",
+            _close, facts=_comes_to,
+            possible=lambda row: row.state == BillingPeriod.State.OPEN and closing.is_over(row),
+        ),
         Act(
             "release", "Release",
             "Its bounds do not count any more. A difference from the ledger still does: that has to be repaired.",
@@ -385,12 +429,12 @@ class BillingPeriodAdmin(ActsAdmin[Any]):
     @admin.display(description="charged (USD)")
     def charged(self, row: BillingPeriod) -> str:
         """By the ledger."""
-        return money.plain(row.charged_usd)
+        return link_to(records_place(row.organization, row.starts_at, row.ends_at), money.plain(row.charged_usd))
 
     @admin.display(description="balance at its end (USD)")
     def closing(self, row: BillingPeriod) -> str:
-        """Exact."""
-        return money.plain(row.closing_usd)
+        """Exact, with the way to what moved it."""
+        return link_to(transfers_place(row.organization, row.starts_at, row.ends_at), money.plain(row.closing_usd))
 
     @admin.display(description="owed at its end (USD)")
     def overdraft(self, row: BillingPeriod) -> str:
@@ -446,7 +490,8 @@ class NewProfileForm(ProfileForm):
 
 def _filled(told: dict[str, Any]) -> dict[str, Any]:
     """What was filled in, as verbs take it."""
-    fields = {name: value for name, value in told.items() if value not in ("", None) and name != "organization"}
+    aside = {"organization", "reason"}
+    fields = {name: value for name, value in told.items() if value not in ("", None) and name not in aside}
     if "legal_entity" in fields:
         fields["legal_entity_id"] = fields.pop("legal_entity").pk
     return {name: "" if value == NOTHING_TYPED else value for name, value in fields.items()}
@@ -598,7 +643,7 @@ class TaxRateAdmin(ActsAdmin[Any]):
     fields = ("shown_id", "country", "valid_from", "percent", "name", "source", "actor", "created_at")
     list_acts = (
         Act("new", "Enter a rate", "It stays: a rate that was wrong is followed by another one.", _set_rate,
-            form=RateForm),
+            form=RateForm, why="source"),
     )  # fmt: skip
 
 
@@ -626,7 +671,7 @@ class BankTransferAdmin(ActsAdmin[Any]):
     acts = (
         Act(
             "carry-out", "Carry out", "It is posted if a second person has agreed. If one has refused, it is closed.",
-            _carry_out, possible=lambda row: row.state == BankTransfer.State.WAITING,
+            _carry_out, possible=lambda row: row.state == BankTransfer.State.WAITING, known=lambda row: row.reason,
         ),
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing import adjustments, books, budgets, corrections, grants, holds, wallets
+from billing import adjustments, books, budgets, grants, holds, wallets
 from billing.ledger import Terms
 from billing.models import (
     Adjustment,
@@ -41,6 +41,7 @@ from core import clock, errors, ids, money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section, presence
 from core.fields import IdField
 from core.markup import NOTHING, as_facts, link, paragraphs, refer, stamp, table
+from core.reasons import ReasonForm
 from metering import catalog
 from metering.admin import (
     KeyedAdmin,
@@ -150,6 +151,13 @@ def records_place(organization: Organization | str, start: datetime, end: dateti
     slug = organization if isinstance(organization, str) else organization.slug
     asked = {"organization": slug, "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
     return f"{reverse('admin:metering_usagerecord_matching')}?{urlencode({**asked, **narrowed})}"
+
+
+def transfers_place(organization: Organization, start: datetime, end: datetime, kinds: Sequence[str] = ()) -> str:
+    """Where the transfers of a stretch of time are listed, of some kinds or of all."""
+    asked = [("organization", organization.slug), *(("kind", kind) for kind in kinds)]
+    times = [(name, f"{at:%Y-%m-%dT%H:%M:%SZ}") for name, at in (("start", start), ("end", end))]
+    return f"{reverse('admin:billing_transfer_between')}?{urlencode([*asked, *times])}"
 
 
 def wallet_link(organization: Organization) -> SafeString:
@@ -404,16 +412,6 @@ def hold_table(organization: Organization) -> SafeString:
     heads = ("hold", "model", "amount (USD)", "tokens", "placed (UTC)", "ends (UTC)")
     told = table(heads, rows) if rows else paragraphs("None.")
     return format_html('{}{}<a href="{}">All holds</a>', told, more, list_of("billing_hold", organization))
-
-
-class ReasonForm(forms.Form):
-    """Why."""
-
-    reason = forms.CharField(
-        max_length=corrections.REASON_MAX,
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="It stands in the books and in the audit trail.",
-    )
 
 
 def _release(request: HttpRequest, row: Hold, told: dict[str, Any]) -> Done:
@@ -862,6 +860,7 @@ class AdjustmentAdmin(ActsAdmin[Any]):
             _carry_out,
             facts=_asked,
             possible=lambda row: row.state == Adjustment.State.WAITING,
+            known=lambda row: row.reason,
         ),
     )
 

@@ -14,11 +14,12 @@ from django.utils.safestring import SafeString
 
 from billing import payments, refunds, settlement, topups
 from billing.models import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent, TopUpLimit, Transfer
-from billing.money_admin import ReasonForm, ids_of, transfer_link, wallet_link
+from billing.money_admin import ids_of, transfer_link, wallet_link
 from billing.processor import client, inbox
 from core import money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section
 from core.markup import NOTHING, as_facts, link, paragraphs, refer, stamp, table
+from core.reasons import ReasonForm
 from metering.admin import find_organization
 from ops import approvals
 from ops.admin import RIGHTS, SUBJECTS, question_table, questions, second_person
@@ -241,7 +242,7 @@ class RefundAdmin(ActsAdmin[Any]):
         Act(
             "carry-out", "Carry out",
             "The money goes back if a second person has agreed. If one has refused, the refund is closed.",
-            _carry_out, possible=lambda row: row.state == Refund.State.WAITING,
+            _carry_out, possible=lambda row: row.state == Refund.State.WAITING, known=lambda row: row.reason,
         ),
     )  # fmt: skip
 

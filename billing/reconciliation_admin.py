@@ -12,10 +12,11 @@ from django.utils.safestring import SafeString
 
 from billing import differences, provider_bills
 from billing.models import BalanceTransaction, Difference, Dispute, Payment, ProviderBill, ProviderBillLine, Refund
-from billing.money_admin import ReasonForm, first
+from billing.money_admin import first
 from core import money
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, Section
 from core.markup import NOTHING, as_facts, link, paragraphs, table
+from core.reasons import ReasonForm
 from orgs.admin import actor
 
 LINES_SHOWN = 200

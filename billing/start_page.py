@@ -107,10 +107,10 @@ def _money(seen: Callable[[str], bool]) -> Iterator[Tile]:
         parts = f"{_dollars(all_wallets.paid_usd)} bought, {_dollars(all_wallets.given_usd)} given"
         yield Tile("Owed to customers in usage", _dollars(all_wallets.posted_usd), parts, place)
         note = f"by {all_wallets.overdrawn:,} of {all_wallets.number:,} wallets; {all_wallets.frozen:,} are frozen"
-        yield Tile("Owed by customers", _dollars(all_wallets.overdraft_usd), note, place)
-        yield Tile(
-            "Set aside by open holds", _dollars(all_wallets.held_usd), "until requests end", _list("billing_hold")
-        )
+        owing = _list("billing_wallet", standing="owes")
+        yield Tile("Owed by customers", _dollars(all_wallets.overdraft_usd), note, owing)
+        holding = _list("billing_wallet", standing="held")
+        yield Tile("Set aside by open holds", _dollars(all_wallets.held_usd), "until requests end", holding)
     if seen("billing.view_topup"):
         bought = figures.topups(since=clock.now() - timedelta(days=DAYS))
         note = (

@@ -1,44 +1,51 @@
 """The admin's shape: lists that stay fast on a million rows, books that are read and never typed into.
 
-What can be done about a row of the books is an ``Act``: a button, a page that asks, and a verb.
+What can be done about a row is an ``Act``: a button, a page that asks what and why, and a verb. What is done is in the
+audit trail with the reason (``core.reasons``).
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.utils import label_for_field, lookup_field, quote, unquote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import DatabaseError
-from django.db.models import Model, QuerySet
+from django.db.models import Model, QuerySet, TextField
 from django.forms import BaseInlineFormSet, ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
 
-from core import ids
+from core import ids, reasons, submissions
 from core.errors import ApiError
 from core.exports import ExportedAdmin
 from core.fields import IdField
 from core.http import from_exception
+from core.markup import as_facts, stamp, table
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin, TabularInline
+    from django.contrib.admin.widgets import AdminTextInputWidget as UnfoldAdminTextInputWidget
 else:
     # Unfold has no types; what it adds to Django's own is looks.
     from unfold.admin import ModelAdmin, TabularInline
+    from unfold.widgets import UnfoldAdminTextInputWidget
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
 ROWS_MAX = 1000
 INLINE_ROWS_MAX = 100
+# In what a page about chosen rows sends: it has been answered.
+ANSWERED = "answered"
 
 
 class BoundedPaginator(Paginator[T]):
@@ -66,6 +73,20 @@ class QuickList(ChangeList):
         super().get_results(request)
         self.full_result_count = self.result_count
         self.bounded = self.result_count >= ROWS_MAX
+
+
+class Tool(NamedTuple):
+    """A button above a list or a row: what it says and where it leads."""
+
+    label: str
+    place: str
+
+
+class Section(NamedTuple):
+    """A part of a page: a heading and what ``core.markup`` made."""
+
+    heading: str
+    content: str
 
 
 class QuickAdmin(ExportedAdmin, ModelAdmin[M]):
@@ -101,52 +122,6 @@ class QuickAdmin(ExportedAdmin, ModelAdmin[M]):
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
         return super().history_view(request, object_id, extra_context)
-
-    @admin.display(description="id")
-    def shown_id(self, row: M) -> str:
-        """The id as customers see it."""
-        key = self.opts.pk
-        assert isinstance(key, IdField)
-        return ids.show(key.prefix, row.pk)
-
-
-def presence(title: str, *, absent: str, present: str) -> type[admin.EmptyFieldListFilter]:
-    """A filter by whether a column holds anything, in the words of what that means."""
-
-    class Presence(admin.EmptyFieldListFilter):
-        """Named choices."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.title = title
-
-        def choices(self, changelist: ChangeList) -> Any:
-            """All, absent, present."""
-            for choice, text in zip(super().choices(changelist), ("All", absent, present), strict=True):
-                yield {**choice, "display": text}
-
-    return Presence
-
-
-class Tool(NamedTuple):
-    """A button above a list or a row: what it says and where it leads."""
-
-    label: str
-    place: str
-
-
-class Section(NamedTuple):
-    """A part of a page: a heading and what ``core.markup`` made."""
-
-    heading: str
-    content: str
-
-
-class BooksAdmin(QuickAdmin[M]):
-    """Rows that are read here and never added, changed or deleted; a correction is an act that calls a verb."""
-
-    # Without "History": what is never typed into leaves no entries there.
-    change_form_template = "admin/read.html"
 
     @property
     def page(self) -> str:
@@ -221,6 +196,38 @@ class BooksAdmin(QuickAdmin[M]):
         }
         return TemplateResponse(request, template, context)
 
+    @admin.display(description="id")
+    def shown_id(self, row: M) -> str:
+        """The id as customers see it."""
+        key = self.opts.pk
+        assert isinstance(key, IdField)
+        return ids.show(key.prefix, row.pk)
+
+
+def presence(title: str, *, absent: str, present: str) -> type[admin.EmptyFieldListFilter]:
+    """A filter by whether a column holds anything, in the words of what that means."""
+
+    class Presence(admin.EmptyFieldListFilter):
+        """Named choices."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.title = title
+
+        def choices(self, changelist: ChangeList) -> Any:
+            """All, absent, present."""
+            for choice, text in zip(super().choices(changelist), ("All", absent, present), strict=True):
+                yield {**choice, "display": text}
+
+    return Presence
+
+
+class BooksAdmin(QuickAdmin[M]):
+    """Rows that are read here and never added, changed or deleted; a correction is an act that calls a verb."""
+
+    # Without "History": what is never typed into leaves no entries there.
+    change_form_template = "admin/read.html"
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never."""
         return False
@@ -247,22 +254,35 @@ class Act(NamedTuple):
 
     ``do`` gets the request, the row (``None`` for the list) and the form's answers, and calls the
     verb; what that refuses is shown. ``warning`` is what to know before. ``facts`` show what it is
-    about. Only rows for which it is ``possible`` have the button. ``right`` is one such as
-    ``billing.add_budget``, for what takes another right than changing such rows.
+    about; the row as its list has it, unless they are given. Only rows for which it is ``possible`` have
+    the button. ``right`` is one such as ``billing.add_budget``, for what takes another right than
+    changing such rows.
+
+    Every act asks for a reason, which goes into the audit trail: ``why`` is the field of the form that
+    says it, added where the form has none; ``known`` is one that was given before, offered again. With
+    ``many`` it can be done about several rows of the list at once.
     """
 
     name: str
     label: str
     warning: str
     do: Callable[[HttpRequest, Any, dict[str, Any]], Done]
-    form: type[forms.Form] = forms.Form
+    form: type[forms.Form] = reasons.ReasonForm
     facts: Callable[[Any], Sequence[Section]] = lambda _: ()
     possible: Callable[[Any], bool] = lambda _: True
     right: str = ""
+    why: str = "reason"
+    known: Callable[[Any], str] = lambda _: ""
+    many: bool = False
+
+    @property
+    def asks(self) -> type[forms.Form]:
+        """Its form, with the reason."""
+        return reasons.asking(self.form) if self.why not in self.form.base_fields else self.form
 
 
-class ActsAdmin(BooksAdmin[M]):
-    """Books about which something can be done, by who may change such rows (Django's ``change`` right) or
+class Acting(QuickAdmin[M]):
+    """Pages about whose rows something can be done, by who may change such rows (Django's ``change`` right) or
     has the right that the act names.
 
     Each act has a page that asks; only a POST to it does anything.
@@ -270,6 +290,8 @@ class ActsAdmin(BooksAdmin[M]):
 
     acts: Sequence[Act] = ()
     list_acts: Sequence[Act] = ()
+    # Rows are chosen one by one, so that the page that asks can name them.
+    list_disable_select_all = True
 
     def get_urls(self) -> list[URLPattern]:
         """With a page for each act."""
@@ -295,6 +317,11 @@ class ActsAdmin(BooksAdmin[M]):
         acts = [act for act in self.list_acts if self.may_act(request, act)]
         return [Tool(act.label, reverse(f"admin:{self.page}_{act.name}")) for act in acts]
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """With what can be done about several rows at once."""
+        acts = [act for act in self.acts if act.many and self.may_act(request, act)]
+        return {**super().get_actions(request), **{act.name: (_asking(act), act.name, act.label) for act in acts}}
+
     def act_view(self, request: HttpRequest, object_id: str | None = None, *, act: Act) -> HttpResponse:
         """Ask, or do it. Raises Django's ``PermissionDenied`` or ``Http404``."""
         if not self.may_act(request, act):
@@ -305,17 +332,66 @@ class ActsAdmin(BooksAdmin[M]):
             if row is None:
                 raise Http404
         asked = request.method != "POST"
-        form = act.form() if asked else act.form(request.POST, request.FILES)
+        form = act.asks(initial={act.why: act.known(row)}) if asked else act.asks(request.POST, request.FILES)
         if not asked and form.is_valid() and (answer := self._do(request, row, act, form)):
             return answer
-        return self.show(
-            request, act.label, act.facts(row), row=row, template="admin/act.html", form=form, warning=act.warning
-        )
+        facts = act.facts(row) or ([] if row is None else [self._about(request, row)])
+        return self._ask(request, act, form, facts, row=row)
+
+    def act_on(self, request: HttpRequest, rows: QuerySet[M], act: Act) -> HttpResponse | None:
+        """Ask about the rows that were chosen in the list, or do it for each; a refusal stops none of the others."""
+        asked = ANSWERED not in request.POST
+        form = act.asks() if asked else act.asks(request.POST)
+        if asked or not form.is_valid():
+            rows, shown = rows[:ROWS_MAX], list(map(str, self.get_list_display(request)))
+            lines = [[self._cell(row, name) for name in shown] for row in rows]
+            chosen = Section("Chosen", table(list(map(self._head, shown)), lines))
+            again = [("action", act.name), *(("_selected_action", str(row.pk)) for row in rows), (ANSWERED, "1")]
+            return self._ask(request, act, form, [chosen], again=again)
+        done = 0
+        for row in rows:
+            try:
+                with reasons.given(form.cleaned_data[act.why]):
+                    act.do(request, row, form.cleaned_data)
+            except ApiError as error:
+                self.message_user(request, f"{row}: {error}", messages.ERROR)
+            else:
+                done += 1
+        if done:
+            self.message_user(request, f"Done for {done}.", messages.SUCCESS)
+        return None
+
+    def _about(self, request: HttpRequest, row: M) -> Section:
+        """A row as its list has it."""
+        shown = list(map(str, self.get_list_display(request)))
+        if "organization" not in shown and any(field.name == "organization" for field in self.opts.fields):
+            shown.insert(0, "organization")
+        return Section("What it is about", as_facts({self._head(name): self._cell(row, name) for name in shown}))
+
+    def _head(self, name: str) -> str:
+        return str(label_for_field(name, self.model, model_admin=self))
+
+    def _cell(self, row: M, name: str) -> object:
+        field, _, value = lookup_field(name, row, self)
+        if isinstance(value, datetime):
+            return f"{stamp(value)} UTC"
+        choices = dict(getattr(field, "flatchoices", None) or ())
+        return choices.get(value, value) if isinstance(value, str) else value
+
+    def _ask(
+        self, request: HttpRequest, act: Act, form: forms.Form, facts: Sequence[Section], **more: Any
+    ) -> HttpResponse:
+        more |= {"form": form, "warning": act.warning, "mark": submissions.mark()}
+        return self.show(request, act.label, facts, template="admin/act.html", **more)
 
     def _do(self, request: HttpRequest, row: M | None, act: Act, form: forms.Form) -> HttpResponse | None:
         """Call the verb; none if what it refuses is something in the form, which then says so."""
+        if not submissions.take(request.POST.get(submissions.FIELD, "")):
+            self.message_user(request, "This was sent before. It is done once; see what came of it.", messages.WARNING)
+            return HttpResponseRedirect(self.place_of(row))
         try:
-            done = act.do(request, row, form.cleaned_data)
+            with reasons.given(form.cleaned_data[act.why]):
+                done = act.do(request, row, form.cleaned_data)
         except ApiError as error:
             if error.param in form.fields:
                 form.add_error(error.param, str(error))
@@ -330,12 +406,44 @@ class ActsAdmin(BooksAdmin[M]):
         return HttpResponseRedirect(done.place or self.place_of(row))
 
 
-class VerbAdmin(QuickAdmin[M]):
-    """Forms that save by a verb (``keep``) and show what it refuses. Nothing is deleted here."""
+def _asking(act: Act) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:
+    """An act as Django's lists know actions."""
+    return lambda page, request, rows: page.act_on(request, rows, act)
+
+
+class ActsAdmin(Acting[M], BooksAdmin[M]):
+    """Books about which something can be done."""
+
+
+class VerbAdmin(Acting[M]):
+    """Forms that save by a verb (``keep``), ask why, and show what the verb refuses. Nothing is deleted here."""
+
+    change_form_template = "admin/verb.html"
+    # Texts that people type here are names.
+    formfield_overrides: ClassVar[Any] = {TextField: {"widget": UnfoldAdminTextInputWidget}}
 
     def keep(self, request: HttpRequest, row: M, *, form: ModelForm[M], new: bool) -> M:
         """Call the verb; the row it answers. Raises ``ApiError``."""
         raise NotImplementedError
+
+    def get_fields(self, request: HttpRequest, obj: M | None = None) -> Any:
+        """Those of the row."""
+        return [name for name in super().get_fields(request, obj) if name != "reason"]
+
+    def get_fieldsets(self, request: HttpRequest, obj: M | None = None) -> Any:
+        """The reason last, where there is something to save."""
+        shown = super().get_fieldsets(request, obj)
+        return [*shown, ("Why", {"fields": ("reason",)})] if self._may_save(request, obj) else shown
+
+    def get_form(self, request: HttpRequest, obj: M | None = None, change: bool = False, **options: Any) -> Any:
+        """With the reason."""
+        form = options.pop("form", self.form)
+        return super().get_form(
+            request, obj, change=change, form=reasons.asking(form) if self._may_save(request, obj) else form, **options
+        )
+
+    def _may_save(self, request: HttpRequest, obj: M | None) -> bool:
+        return self.has_add_permission(request) if obj is None else self.has_change_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: M, form: Any, change: bool) -> None:
         """Django's hook: hand the filled form to the verb."""
@@ -350,7 +458,9 @@ class VerbAdmin(QuickAdmin[M]):
     ) -> HttpResponse:
         """The form; a refusal is a message above it and nothing is stored."""
         try:
-            return super().changeform_view(request, object_id, form_url, extra_context)
+            # Without a reason the form is not valid, and nothing is done.
+            with reasons.given(request.POST.get("reason", "")):
+                return super().changeform_view(request, object_id, form_url, extra_context)
         except ApiError as error:
             self.message_user(request, str(error), messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
@@ -387,17 +497,3 @@ class ReadInline(TabularInline[Any, Any]):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Never."""
         return False
-
-
-def for_each(page: admin.ModelAdmin[M], request: HttpRequest, rows: QuerySet[M], verb: Callable[[M], object]) -> None:
-    """Run a verb for each chosen row and say how it went; a refusal stops none of the others."""
-    done = 0
-    for row in rows:
-        try:
-            verb(row)
-        except ApiError as error:
-            page.message_user(request, f"{row}: {error}", messages.ERROR)
-        else:
-            done += 1
-    if done:
-        page.message_user(request, f"Done for {done}.", messages.SUCCESS)

@@ -16,6 +16,8 @@ from core import ids, money
 # As Django shows an empty column.
 NOTHING = "-"
 
+# What a change in the audit trail says.
+_CHANGE = {"before", "after"}
 _NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(\.[0-9]+)?( %)?", re.ASCII)
 
 
@@ -92,11 +94,17 @@ def verbatim(text: str) -> SafeString:
 
 def as_facts(document: Mapping[str, object]) -> SafeString:
     """A document of a few named things as a person reads it: a line for each, lists one below the other."""
-    rows = ((name.replace("_", " "), _fact(value)) for name, value in document.items())
+    rows = ((label(name), _fact(value)) for name, value in document.items())
     return format_html(
         '<table class="facts"><tbody>{}</tbody></table>',
         format_html_join("", '<tr><th scope="row">{}</th><td>{}</td></tr>', rows),
     )
+
+
+def label(name: str) -> str:
+    """A name as a person reads it: ``amount_usd`` is an amount (USD)."""
+    said = name.replace("_", " ")
+    return f"{said[:-4]} (USD)" if said.endswith(" usd") else said
 
 
 def _fact(value: object) -> object:
@@ -106,6 +114,12 @@ def _fact(value: object) -> object:
         return "yes" if value else "no"
     if not isinstance(value, list | dict):
         return value
+    if (
+        isinstance(value, dict)
+        and set(value) == _CHANGE
+        and not any(isinstance(each, list | dict) for each in value.values())
+    ):
+        return f"{_fact(value['before'])} → {_fact(value['after'])}"
     if isinstance(value, dict) or any(isinstance(each, list | dict) for each in value):
         return as_text(value)
     return format_html_join("", "{}<br>", ((each,) for each in value))

@@ -98,11 +98,10 @@ class RouteAdmin(VerbAdmin[Route]):
 
 
 class TermsForm(forms.Form):
-    """What to do when a client hangs up, and why it is changed."""
+    """What to do when a client hangs up."""
 
     organization = forms.CharField(help_text="Slug")
     on_hang_up = forms.ChoiceField(choices=terms.HangUp.choices)
-    reason = forms.CharField(max_length=500)
 
 
 def _change(request: HttpRequest, _: None, told: dict[str, Any]) -> Done:
@@ -130,7 +129,7 @@ class CallTermsAdmin(ActsAdmin[CallTerms]):
 class ResolutionForm(forms.Form):
     """What came of it."""
 
-    resolution = forms.CharField(max_length=500)
+    resolution = forms.CharField(max_length=500, widget=forms.Textarea(attrs={"rows": 3}))
 
 
 def _resolve(request: HttpRequest, row: UnknownOutcome, told: dict[str, Any]) -> Done:
@@ -148,6 +147,6 @@ class UnknownOutcomeAdmin(ActsAdmin[UnknownOutcome]):
     acts = (
         Act(
             "resolve", "Write down what came of it", "Nothing is charged by this.", _resolve, ResolutionForm,
-            possible=lambda row: row.resolved_at is None,
+            possible=lambda row: row.resolved_at is None, why="resolution",
         ),
     )  # fmt: skip

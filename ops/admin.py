@@ -21,7 +21,7 @@ from django.utils.timesince import timesince
 
 from core import clock, errors, ids
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
-from core.markup import NOTHING, as_facts, as_text, link, link_to, stamp, table, verbatim
+from core.markup import NOTHING, as_facts, as_text, label, link, link_to, stamp, table, verbatim
 from ops import approvals, deliveries, jobs, mails
 from ops.models import (
     Approval,
@@ -228,7 +228,7 @@ def brief(details: Mapping[str, Any]) -> SafeString:
     """The first lines of what is asked, for a list."""
     told: list[str] = []
     for name, value in details.items():
-        told += map(str, value) if isinstance(value, list) else [f"{name.replace('_', ' ')}: {value}"]
+        told += map(str, value) if isinstance(value, list) else [f"{label(name)}: {value}"]
     more = [f"and {len(told) - LINES_SHOWN} more"] if len(told) > LINES_SHOWN else []
     return format_html_join("", "{}<br>", ((line,) for line in told[:LINES_SHOWN] + more))
 

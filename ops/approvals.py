@@ -12,7 +12,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 
-from core import clock, errors, ids
+from core import clock, errors, ids, reasons
 from ops.models import Approval
 from orgs import audit
 from orgs.audit import Actor
@@ -47,7 +47,10 @@ def ask(*, kind: str, subject_id: UUID, by: Actor, details: Mapping[str, Any]) -
     """Ask once: an approval that is still open is returned as it is."""
     with transaction.atomic():
         asked, new = Approval.objects.get_or_create(
-            kind=kind, subject_id=subject_id, decided_at=None, defaults={"asked_by": _who(by), "details": dict(details)}
+            kind=kind,
+            subject_id=subject_id,
+            decided_at=None,
+            defaults={"asked_by": _who(by), "details": reasons.told(details)},
         )
         if new:
             audit.note(actor=by, verb="approval.asked", subject=asked, details={"kind": kind})

@@ -1,5 +1,6 @@
 """The desk's pages of who."""
 
+import copy
 import re
 from typing import Any, cast
 
@@ -7,19 +8,21 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils.text import Truncator
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from core import clock
-from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin, for_each
+from core import clock, reasons
+from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin
 from core.markup import NOTHING, as_facts, verbatim
+from core.reasons import ReasonForm
 from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits, second_factor
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
@@ -27,6 +30,7 @@ from orgs.ratelimits import Limits
 
 # How the audit trail writes an act: api_key.revoked.
 VERB = re.compile(r"[a-z_]+\.[a-z_]+")
+REASON_SHOWN = 100
 
 # What their own apps show: secrets, and rights that come from code (``orgs.roles``).
 for _theirs in (Group, TOTPDevice, StaticDevice):
@@ -63,12 +67,19 @@ class PersonForm(UserChangeForm[User]):
         return str(self.cleaned_data["email"]).lower()
 
 
+class PasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg] # Generic in the stubs only.
+    """A person's new password, and why somebody else sets it."""
+
+    reason = copy.deepcopy(ReasonForm.base_fields["reason"])
+
+
 @admin.register(User)
 class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
     """People: customers and staff."""
 
     add_form = NewPersonForm
     form = PersonForm
+    change_password_form = PasswordForm
     list_display = ("email", "first_name", "last_name", "is_active", "is_staff", "last_login")
     list_filter = ("is_staff", "is_superuser", "is_active")
     search_fields = ("=email",)
@@ -88,6 +99,11 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
         """Superusers, likewise."""
         return cast(User, request.user).is_superuser
 
+    def get_form(self, request: HttpRequest, obj: User | None = None, change: bool = False, **options: Any) -> Any:
+        """A new person's form is another."""
+        options.setdefault("form", self.form if obj is not None else self.add_form)
+        return super().get_form(request, obj, change=change, **options)
+
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         """Store which roles and rights somebody has; the trail tells which they had."""
         before = _rights(form.instance)
@@ -103,7 +119,7 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Set somebody's password, which ends their sessions. It is in the trail; what it is, is not."""
-        with transaction.atomic():
+        with transaction.atomic(), reasons.given(request.POST.get("reason", "")):
             answer = super().user_change_password(request, id, form_url)
             if request.method == "POST" and answer.status_code == 302:
                 person = User.objects.get(pk=unquote(id))
@@ -112,7 +128,8 @@ class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
 
     def keep(self, request: HttpRequest, row: User, *, form: ModelForm[User], new: bool) -> User:
         """Store the person; one made inactive loses their keys at once."""
-        return organizations.keep_user(row, by=actor(request), changed=form.changed_data, new=new)
+        changed = [name for name in form.changed_data if name != "reason"]
+        return organizations.keep_user(row, by=actor(request), changed=changed, new=new)
 
 
 def _rights(person: User) -> dict[str, list[str]]:
@@ -122,12 +139,6 @@ def _rights(person: User) -> dict[str, list[str]]:
         "roles": sorted(person.groups.values_list("name", flat=True)),
         "rights": sorted(".".join(each) for each in rights),
     }
-
-
-class ReasonForm(forms.Form):
-    """Why."""
-
-    reason = forms.CharField(max_length=second_factor.REASON_LENGTH_MAX, widget=forms.Textarea(attrs={"rows": 3}))
 
 
 def _reset_factor(request: HttpRequest, row: TOTPDevice, told: dict[str, Any]) -> Done:
@@ -151,7 +162,6 @@ class SecondFactorAdmin(ActsAdmin[TOTPDevice]):
             "Reset",
             "For somebody who has lost phone and codes. Be sure who asks: whoever knows the password enrols next.",
             _reset_factor,
-            ReasonForm,
         ),
     )
 
@@ -236,9 +246,15 @@ class OrganizationAdmin(BooksAdmin[Organization]):
     inlines = (MembersInline, KeysInline)
 
 
+def _remove_member(request: HttpRequest, row: Member, _told: dict[str, Any]) -> Done:
+    """End a membership."""
+    members.remove(organization=row.organization, member_id=row.pk, by=actor(request))
+    return Done(f"{row} is no member any more.")
+
+
 @admin.register(Member)
 class MemberAdmin(VerbAdmin[Member]):
-    """Memberships. Leaving is an action; the row stays."""
+    """Memberships. Leaving is an act; the row stays."""
 
     list_display = ("shown_id", "organization", "user", "role", "created_at", "removed_at")
     list_filter = (("removed_at", admin.EmptyFieldListFilter),)
@@ -246,7 +262,16 @@ class MemberAdmin(VerbAdmin[Member]):
     search_fields = ("=organization__slug", "=user__email")
     fields = ("organization", "user", "role", "created_at", "removed_at")
     autocomplete_fields = ("organization", "user")
-    actions = ("remove",)
+    acts = (
+        Act(
+            "remove",
+            "Remove from the organization",
+            "The person's keys there stop working. The membership stays in the list as one that has ended.",
+            _remove_member,
+            possible=lambda row: row.removed_at is None,
+            many=True,
+        ),
+    )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Member | None = None) -> tuple[str, ...]:
         """Once made, only the role of a membership can change."""
@@ -262,14 +287,6 @@ class MemberAdmin(VerbAdmin[Member]):
         if new:
             return members.add(organization=row.organization, user=row.user, role=role, by=by)
         return members.change_role(organization=row.organization, member_id=row.pk, role=role, by=by)
-
-    @admin.action(description="Remove from the organization", permissions=["change"])
-    def remove(self, request: HttpRequest, queryset: QuerySet[Member]) -> None:
-        """End the chosen memberships."""
-        by = actor(request)
-        for_each(
-            self, request, queryset, lambda row: members.remove(organization=row.organization, member_id=row.pk, by=by)
-        )
 
 
 class RoleForm(forms.ModelForm[Role]):
@@ -301,9 +318,15 @@ class RoleAdmin(VerbAdmin[Role]):
         return members.define_role(name=row.name, granted=row.permissions, by=actor(request))
 
 
+def _archive_project(request: HttpRequest, row: Project, _told: dict[str, Any]) -> Done:
+    """Close a project to new keys."""
+    projects.archive(organization=row.organization, project_id=row.pk, by=actor(request))
+    return Done(f"{row.name} is archived.")
+
+
 @admin.register(Project)
 class ProjectAdmin(VerbAdmin[Project]):
-    """Parts of organizations. Archiving is an action; the row stays."""
+    """Parts of organizations. Archiving is an act; the row stays."""
 
     list_display = ("shown_id", "name", "organization", "created_at", "archived_at")
     list_filter = (("archived_at", admin.EmptyFieldListFilter),)
@@ -311,7 +334,16 @@ class ProjectAdmin(VerbAdmin[Project]):
     search_fields = ("=name", "=organization__slug")
     fields = ("organization", "name", "created_at", "archived_at")
     autocomplete_fields = ("organization",)
-    actions = ("archive",)
+    acts = (
+        Act(
+            "archive",
+            "Archive",
+            "It takes no new keys any more, and its name is free again. Keys that it has go on.",
+            _archive_project,
+            possible=lambda row: row.archived_at is None,
+            many=True,
+        ),
+    )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> tuple[str, ...]:
         """Once made, only the name of a project can change."""
@@ -328,20 +360,15 @@ class ProjectAdmin(VerbAdmin[Project]):
             return projects.create(organization=row.organization, name=row.name, by=by)
         return projects.rename(organization=row.organization, project_id=row.pk, name=row.name, by=by)
 
-    @admin.action(description="Archive: no new keys", permissions=["change"])
-    def archive(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
-        """Archive the chosen projects."""
-        by = actor(request)
-        for_each(
-            self,
-            request,
-            queryset,
-            lambda row: projects.archive(organization=row.organization, project_id=row.pk, by=by),
-        )
+
+def _revoke_key(request: HttpRequest, row: ApiKey, _told: dict[str, Any]) -> Done:
+    """Stop a key."""
+    keys.revoke(key_id=row.pk, by=actor(request))
+    return Done(f"{row} is revoked.")
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(BooksAdmin[ApiKey]):
+class ApiKeyAdmin(ActsAdmin[ApiKey]):
     """Keys: everything but what they are made of."""
 
     list_display = ("shown_id", "name", "kind", "organization", "user", "last_four", "status", "created_at")
@@ -354,7 +381,16 @@ class ApiKeyAdmin(BooksAdmin[ApiKey]):
         *("expires_at", "revoked_at", "deleted_at", "created_by", "created_at"),
     )
     readonly_fields = fields
-    actions = ("revoke",)
+    acts = (
+        Act(
+            "revoke",
+            "Revoke",
+            "It stops working within a second, for good. What was used with it stays.",
+            _revoke_key,
+            possible=lambda row: row.revoked_at is None,
+            many=True,
+        ),
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
         """Without the digest."""
@@ -364,16 +400,6 @@ class ApiKeyAdmin(BooksAdmin[ApiKey]):
     def status(self, row: ApiKey) -> str:
         """Whether it works."""
         return key_status(row)
-
-    def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Who may change keys may stop them."""
-        return cast(User, request.user).has_perm("orgs.change_apikey")
-
-    @admin.action(description="Revoke for good", permissions=["revoke"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        """Stop the chosen keys."""
-        by = actor(request)
-        for_each(self, request, queryset, lambda row: keys.revoke(key_id=row.pk, by=by))
 
 
 class MappingForm(forms.Form):
@@ -385,8 +411,10 @@ class MappingForm(forms.Form):
     )
     organization = forms.CharField(required=False, help_text="The slug of who pays, or one of the next two")
     user = forms.EmailField(required=False, help_text="A person's address: what they are a member of pays if named")
-    api_key = forms.CharField(required=False, help_text="A customer's key: key_…")
-    reporter = forms.CharField(required=False, help_text="Only for what this service key reports: key_…")
+    api_key = forms.CharField(label="API key", required=False, help_text="A customer's key: key_…")
+    reporter = forms.CharField(
+        label="reported by", required=False, help_text="Only for what this service key reports: key_…"
+    )
 
 
 def _map_external(request: HttpRequest, _row: None, told: dict[str, Any]) -> Done:
@@ -428,8 +456,8 @@ class ExternalIdAdmin(ActsAdmin[ExternalId]):
 class LimitsForm(forms.Form):
     """Whose limits, and which; an empty one is none."""
 
-    organization = forms.CharField(required=False, help_text="A slug, or:")
-    api_key = forms.CharField(required=False, help_text="A customer's key: key_…")
+    organization = forms.CharField(required=False, help_text="A slug; or a key, in the next field.")
+    api_key = forms.CharField(label="API key", required=False, help_text="A customer's key: key_…")
     requests = forms.IntegerField(required=False, min_value=1, help_text="A minute")
     tokens = forms.IntegerField(required=False, min_value=1, help_text="A minute")
     concurrency = forms.IntegerField(required=False, min_value=1, help_text="Calls at once")
@@ -461,7 +489,7 @@ class RateLimitAdmin(ActsAdmin[RateLimit]):
 class AuditEntryAdmin(BooksAdmin[AuditEntry]):
     """Who did what, when and why; what was before, and what after."""
 
-    list_display = ("at", "organization", "actor_kind", "actor_label", "verb", "subject_id")
+    list_display = ("at", "organization", "actor_label", "verb", "why", "subject_id", "actor_kind")
     list_filter = (("at", admin.DateFieldListFilter), "actor_kind")
     list_select_related = ("organization",)
     exclude = ("details",)
@@ -486,6 +514,12 @@ class AuditEntryAdmin(BooksAdmin[AuditEntry]):
         if organization is not None:
             return queryset.filter(organization_id=organization.pk), False
         return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="reason")
+    def why(self, row: AuditEntry) -> str:
+        """What was said about it, the latest."""
+        said = row.details.get("why") or row.details.get("reason") or NOTHING
+        return Truncator(str(said)).chars(REASON_SHOWN)
 
     @admin.display(description="details")
     def what(self, row: AuditEntry) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Model
 
-from core import clock, errors, ids, logs
+from core import clock, errors, ids, logs, reasons
 from core.fields import IdField
 from orgs.models import AuditEntry, Organization, User
 
@@ -55,7 +55,8 @@ def note(
     """Write down that ``actor`` did ``verb`` (``key.revoked``) to ``subject``, in the caller's transaction.
 
     ``subject`` is a row with one of our ids; ``details`` is plain JSON. Anything in them that
-    looks like a secret is cut down, in case a person has typed one into a name.
+    looks like a secret is cut down, in case a person has typed one into a name. The reason that a person gave for what
+    is being done is added to them (``core.reasons``).
     """
     assert connection.in_atomic_block, "audit.note needs the transaction of what it notes"
     key = subject._meta.pk
@@ -68,7 +69,7 @@ def note(
         verb=verb,
         subject_type=subject._meta.db_table,
         subject_id=ids.show(key.prefix, subject.pk),
-        details=json.loads(logs.redact(json.dumps(details or {}, ensure_ascii=False))),
+        details=json.loads(logs.redact(json.dumps(reasons.told(details), ensure_ascii=False))),
         at=clock.now(),
     )
 

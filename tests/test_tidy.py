@@ -23,6 +23,7 @@ WRITERS: dict[str, str | None] = {
     "member": "orgs.members",
     "role": "orgs.members",
     "auth_group": "orgs.roles",
+    "django_session": "core.submissions",
     "otp_totp_totpdevice": "orgs.second_factor",
     "otp_static_staticdevice": "orgs.second_factor",
     "otp_static_statictoken": "orgs.second_factor",
@@ -204,7 +205,7 @@ def tables() -> dict[str, str]:
         for model in apps.get_models()
         if model._meta.app_label in {*APPS, "otp_totp", "otp_static"}
     }
-    return {**ours, "get_user_model()": "account_user", "Group": "auth_group"}
+    return {**ours, "get_user_model()": "account_user", "Group": "auth_group", "Session": "django_session"}
 
 
 def strings(tree: ast.Module) -> Iterator[str]:

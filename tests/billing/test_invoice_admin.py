@@ -13,16 +13,30 @@ from django.test import Client
 from django.urls import reverse
 from pypdf import PdfReader
 
-from billing import closing, grants
+from billing import closing, grants, wallets
 from billing.documents.document import Contradiction
-from billing.models import BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate
+from billing.ledger import Terms
+from billing.models import (
+    BankTransfer,
+    BillingPeriod,
+    BillingProfile,
+    DunningStep,
+    Invoice,
+    LegalEntity,
+    TaxRate,
+    Transfer,
+)
 from billing.money_admin import cause_link
+from metering.verdicts import Status
 from ops import approvals
 from ops.models import Approval
-from orgs.models import Organization
+from orgs.models import AuditEntry, Organization
 from tests import desk
-from tests.billing.months import DAY, GRACE, close, document, documents, fold, go_to, sold, taxed, use
+from tests.billing.months import DAY, GRACE, buy, close, document, documents, fold, go_to, sold, taxed, use
+from tests.billing.world import assert_all, organization, record
 from tests.clocks import Clock
+from tests.metering.world import attributed, event
+from tests.orgs import world as people
 
 MODELS: list[Any] = [BankTransfer, BillingPeriod, BillingProfile, DunningStep, Invoice, LegalEntity, TaxRate]
 
@@ -77,6 +91,10 @@ def test_every_page_of_invoicing_can_be_read(root: Client, owing: Organization, 
     ):
         assert text in shown, text
     assert "TB-2031-000002" in desk.read(root, reverse("admin:billing_invoice_changelist")).text
+    theirs = desk.read(root, desk.page(owing)).text
+    assert desk.page(invoice) in theirs
+    periods = reverse("admin:billing_billingperiod_changelist")
+    assert f"{periods}?q=acme" in theirs
 
 
 def test_a_bank_transfer_pays_and_a_large_one_waits(root: Client, owing: Organization, settings: Any) -> None:
@@ -126,6 +144,27 @@ def test_a_draft_is_finalized_and_a_parked_period_released(root: Client, owing: 
     assert found.due_at is not None
     assert found.issued_at is not None
     assert (found.due_at - found.issued_at) // DAY == 30
+
+
+def test_a_period_is_closed_when_it_is_over(root: Client, owing: Organization, calendar: Clock) -> None:
+    use(owing, events=2)
+    june = BillingPeriod.objects.get(organization=owing, state="open")
+    place = reverse("admin:billing_billingperiod_change", args=[june.pk])
+    assert "Close" not in desk.buttons(desk.read(root, place))
+    assert "something may still be recorded" in act(root, june, "close")
+    go_to(calendar, "2031-07-01T00:20:00Z")
+    fold()
+    desk.come_back(root)
+    assert "Close" in desk.buttons(desk.read(root, place))
+    asked = desk.read(root, reverse("admin:billing_billingperiod_close", args=[june.pk])).text
+    # 2 × 0.27, and 3.21 less 0.51 of tax are owed from before.
+    for text in ("0.54", "3.24", "invoice"):
+        assert text in asked, text
+    said = act(root, june, "close", reason="the customer asked for their invoice")
+    assert "look its draft over" in said
+    assert documents(owing)[-1].state == "draft"
+    told = AuditEntry.objects.get(verb="billing_period.closed").details
+    assert told["reason"] == "the customer asked for their invoice"
 
 
 def test_profiles_entities_and_rates_are_set_by_forms(root: Client, owing: Organization) -> None:
@@ -224,6 +263,64 @@ def test_a_line_leads_to_its_records_and_a_record_to_grant_cause_and_event(root:
     assert f'href="/admin/billing/topup/{owing.pk}/change/"' in grant.text
     # 2.70 of the 5 repaid what was owed, 0.27 went for the last request.
     assert "2.03" in grant.text
+
+
+def test_a_statements_line_leads_to_its_transfers_and_the_carried_one_to_its_document(calendar: Clock) -> None:
+    plain, owes = organization("plain", usd="5"), sold("owes")
+    buy(plain, "20")
+    use(plain, events=2)
+    use(owes, input_tokens=13_000)
+    for month in ("06", "07"):
+        go_to(calendar, f"2031-{month}-01T00:00:00Z")
+        close(calendar)
+        use(owes, input_tokens=13_000)
+    root = desk.superuser()
+    shown = desk.read(root, reverse("admin:billing_invoice_change", args=[document(plain).pk])).text
+    ways = [html.unescape(way) for way in re.findall(r'href="([^"]+/transfer/between/[^"]+)"', shown)]
+    assert len(ways) == 2
+    for way, amount in zip(ways, ("20", "5"), strict=True):
+        rows = [row for row in desk.cells(desk.read(root, way).text) if row[0].startswith("tr_")]
+        assert [row[4] for row in rows] == [amount], way
+    # The whole month: what came, and one charge of 0.54.
+    period = desk.read(root, reverse("admin:billing_billingperiod_change", args=[document(plain).period_id]))
+    rows = desk.cells(click(root, period, "24.46").text)
+    assert sorted(row[4] for row in rows if row[0].startswith("tr_")) == ["0.54", "20", "5"]
+    assert len(re.findall(r">usage_\w+</a>", click(root, period, "0.54").text)) == 2
+    first, second = documents(owes)
+    carried = desk.read(root, reverse("admin:billing_invoice_change", args=[second.pk])).text
+    assert desk.page(first) in carried
+
+
+def test_transfers_of_a_time_are_read_a_page_after_another(root: Client, owing: Organization) -> None:
+    place = reverse("admin:billing_transfer_between")
+    month = {"organization": "acme", "start": "2031-05-01T00:00:00Z", "end": "2031-07-01T00:00:00Z"}
+    for number in range(50):
+        buy(owing, "0.01", reference=f"bought {number}")
+    first = desk.read(root, place, **month, kind="topup")
+    assert len(re.findall(r">tr_\w+</a>", first.text)) == 50
+    assert "Older" not in first.text
+    first = desk.read(root, place, **month)
+    older = click(root, desk.Page(place, first.text.replace('href="?', f'href="{place}?'), [], None), "Older")
+    assert len(re.findall(r">tr_\w+</a>", older.text)) > 0
+    assert not set(re.findall(r">(tr_\w+)</a>", first.text)) & set(re.findall(r">(tr_\w+)</a>", older.text))
+    assert "No transfer matches." in desk.read(root, place, **{**month, "end": "2031-05-02T00:00:00Z"}).text
+    for wrong in ({**month, "end": month["start"]}, {**month, "start": "0001-01-01T00:00:00Z"}):
+        assert "The end is after the beginning" in desk.read(root, place, **wrong).text
+    assert "That is not where a page begins." in desk.read(root, place, **month, after="x").text
+    assert desk.clerk("view_invoice").get(place, month).status_code == 403
+
+
+def test_a_wallet_that_paid_for_somebody_elses_calls_leads_to_their_records(calendar: Clock) -> None:
+    acme = organization("acme")
+    who = people.member(acme, "ann@acme.example")
+    own = people.personal(who.user)
+    buy(own, "1")
+    told = attributed(acme, event(input_tokens=1_000_000, cached_input_tokens=0, output_tokens=0, event_id="evt_hers"))
+    told = [one._replace(member_id=who.pk, fallback_id=own.pk) for one in told]
+    wallets.change_terms(organization_id=acme.pk, terms=Terms(mode="fallback"), reason="agreed", by=GRACE)
+    assert_all(record(told), Status.CREATED)
+    charge = Transfer.objects.get(organization=own, kind="charge")
+    assert ">usage_" in desk.read(desk.superuser(), desk.page(charge)).text
 
 
 def test_records_are_matched_by_model_key_and_time_a_page_after_another(root: Client, owing: Organization) -> None:

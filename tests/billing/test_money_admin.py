@@ -255,6 +255,27 @@ def test_money_is_moved_by_hand_and_says_what_became_of_it(root: Client, acme: O
     assert desk.buttons(shown) == []
 
 
+def test_a_form_that_is_sent_twice_moves_money_once(root: Client, acme: Organization) -> None:
+    place = desk.page(wallet(acme), "money")
+    told = money(kind="credit", once=_mark(desk.read(root, place)))
+    # What is corrected in the page is not sent twice: it comes back with a mark of its own.
+    wrong = desk.send(root, place, **{**told, "amount_usd": "-1"})
+    assert desk.errors(wrong) == [NOT_POSITIVE]
+    told["once"] = _mark(wrong)
+    assert desk.said(desk.send(root, place, **told))[0].startswith("success: Posted: 12.5 USD")
+    again = desk.send(root, place, **told)
+    assert desk.said(again) == ["warning: This was sent before. It is done once; see what came of it."]
+    assert (again.address, wallet(acme).posted_usd) == (desk.page(wallet(acme)), Decimal("22.5"))
+    # Who means it does it again, on a page that is asked for again.
+    desk.send(root, place, **{**told, "once": _mark(desk.read(root, place))})
+    assert wallet(acme).posted_usd == 35
+
+
+def _mark(shown: desk.Page) -> str:
+    (found,) = re.findall(r'name="once" value="([0-9a-f]{32})"', shown.text)
+    return str(found)
+
+
 def test_a_large_act_waits_says_where_and_is_carried_out_after_a_second_person(
     root: Client, acme: Organization
 ) -> None:
@@ -277,8 +298,11 @@ def test_a_large_act_waits_says_where_and_is_carried_out_after_a_second_person(
     question = desk.read(second, desk.page(asked))
     assert f'<a href="{desk.page(act)}">{act}</a>' in question.text
     desk.send(second, desk.page(asked, "grant"))
-    done = desk.send(second, desk.page(act, "carry-out"))
+    assert ">as agreed</textarea>" in desk.read(second, desk.page(act, "carry-out")).text.replace("\n", "")
+    done = desk.send(second, desk.page(act, "carry-out"), reason="granted")
     assert desk.said(done) == ["success: Posted: 500.01 USD."]
+    posted = AuditEntry.objects.get(verb="adjustment.posted").details
+    assert (posted["reason"], posted["why"]) == ("as agreed", "granted")
     assert desk.buttons(done) == []
     assert wallet(acme).posted_usd == Decimal("510.01")
     desk.send(second, desk.page(act, "carry-out"))
@@ -405,7 +429,9 @@ def test_a_ceiling_is_set_on_the_whole_or_a_part_changed_and_lifted(root: Client
     done = desk.send(root, desk.page(on_key, "ceiling"), ceiling="1500")
     assert (desk.said(done), done.address) == (["success: At most 1500 tokens from now on."], desk.page(on_key))
     assert Budget.objects.get(pk=on_key.pk).ceiling == 1500
-    lifted = desk.send(root, desk.page(on_key, "lift"))
+    lifted = desk.send(root, desk.page(on_key, "lift"), reason="they asked")
+    told = AuditEntry.objects.get(verb="budget.removed").details
+    assert (told["before"], told["unit"], told["reason"]) == ("1500", "tokens", "they asked")
     assert (desk.said(lifted), desk.buttons(lifted)) == (["success: Lifted."], [])
     assert Budget.objects.get(pk=on_key.pk).removed_at is not None
 

@@ -93,7 +93,7 @@ def test_one_person_alone_moves_nothing_beyond_the_limit(owing: Organization) ->
 
 def test_with_a_second_person_each_of_them_is_done(owing: Organization) -> None:
     root = desk.superuser()
-    second = Client()
+    second = desk.Desk()
     second.force_login(User.objects.create_superuser("second@example.com", desk.PASSWORD))
     chosen = {name: sent for name, sent in acts(owing).items() if name != "give up"}
     for name, (address, told) in chosen.items():
@@ -121,7 +121,7 @@ def test_a_rerating_waits_too(owing: Organization) -> None:
     assert asked.details["moves_usd"] == "0.5"
     root.post(desk.page(asked, "grant"))
     assert Rerating.objects.get(pk=act.pk).state == "planned"
-    second = Client()
+    second = desk.Desk()
     second.force_login(User.objects.create_superuser("second@example.com", desk.PASSWORD))
     second.post(desk.page(asked, "grant"))
     root.post(desk.page(act, "apply"))

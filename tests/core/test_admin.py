@@ -8,7 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from core import admin as desk
-from core.admin import BooksAdmin, BoundedPaginator, QuickAdmin
+from core.admin import Acting, BooksAdmin, BoundedPaginator, QuickAdmin, VerbAdmin
 from orgs.models import Role
 
 
@@ -41,3 +41,21 @@ def test_every_list_of_the_product_is_quick_and_every_book_closed() -> None:
             assert not page.has_add_permission(request)
             assert not page.has_change_permission(request)
             assert not page.has_delete_permission(request)
+
+
+def test_every_act_of_the_desk_asks_why() -> None:
+    """The audit trail takes it from there: see ``core.reasons``."""
+    found = {}
+    for page in admin.site._registry.values():
+        if isinstance(page, Acting):
+            for act in (*page.acts, *page.list_acts):
+                found[f"{page.page}.{act.name}"] = act.asks.base_fields[act.why].required
+    assert len(found) > 40
+    assert [name for name, required in found.items() if not required] == []
+
+
+def test_nothing_is_done_from_a_list_or_a_form_in_another_way() -> None:
+    """No action of a list but acts, no form that saves but by a verb."""
+    for page in admin.site._registry.values():
+        assert list(page.actions or ()) == [], page
+        assert isinstance(page, (BooksAdmin, VerbAdmin)), page

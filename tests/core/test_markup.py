@@ -40,16 +40,31 @@ def test_rows_that_stand_out_are_marked_by_their_place() -> None:
 
 def test_facts_are_a_line_each_and_lists_one_below_the_other() -> None:
     text = markup.as_facts(
-        {"rate_now": Decimal("0.5"), "changes": ["a", NASTY], "sure": True, "free": 0, "none": None, "deep": {"a": [1]}}
+        {
+            "rate_now": Decimal("0.5"),
+            "open_usd": "1",
+            "changes": ["a", NASTY],
+            "sure": True,
+            "free": 0,
+            "none": None,
+            "deep": {"a": [1]},
+        }
     )
     assert cells(text) == [
         ["rate now", "0.5"],
+        ["open (USD)", "1"],
         ["changes", f"a<br>{ESCAPED}<br>"],
         ["sure", "yes"],
         ["free", "0"],
         ["none", "-"],
         ["deep", "<pre>{\n  &quot;a&quot;: [\n    1\n  ]\n}</pre>"],
     ]
+
+
+def test_a_change_is_told_in_its_order() -> None:
+    document = {"credit_limit": {"after": "50", "before": None}, "frozen": {"after": True, "before": False}}
+    assert cells(markup.as_facts(document)) == [["credit limit", "- → 50"], ["frozen", "no → yes"]]
+    assert NASTY not in markup.as_facts({"name": {"before": NASTY, "after": NASTY}})
 
 
 def test_names_in_facts_are_escaped_too() -> None:

@@ -174,6 +174,7 @@ def test_the_desk_makes_changes_and_shows_channels(client: Client) -> None:
         "name": "one", "kind": "openai", "base_url": "https://api.example.com/v1", "key_env": "EXAMPLE_API_KEY",
         "serves": '{"gpt-4o": "up"}', "groups": "gold", "priority": "1", "weight": "1", "enabled": "on",
         "connect_ms": "1", "first_byte_ms": "1", "idle_ms": "1", "total_ms": "1", "concurrency_max": "",
+        "reason": "a new provider",
     }  # fmt: skip
     assert client.post("/admin/gateway/channel/add/", form).status_code == 302
     row = Channel.objects.get()
@@ -188,9 +189,11 @@ def test_the_desk_makes_changes_and_shows_channels(client: Client) -> None:
     assert b"ends in _API_KEY" in client.get("/admin/gateway/channel/").content
     client.post(f"/admin/gateway/channel/{row.pk}/change/", {**form, "priority": "9"})
     assert Channel.objects.get().priority == 9
+    told = AuditEntry.objects.get(verb="channel.changed").details
+    assert told == {"priority": 9, "before": {"priority": 1}, "reason": "a new provider"}
     assert client.get("/admin/gateway/channel/").status_code == 200
     assert client.post(f"/admin/gateway/channel/{row.pk}/delete/").status_code == 403
-    route = {"model": "deepai-chat", "by": "latency", "candidates": "gpt-4o,gpt-4o-mini"}
+    route = {"model": "deepai-chat", "by": "latency", "candidates": "gpt-4o,gpt-4o-mini", "reason": "cheaper"}
     assert client.post("/admin/gateway/route/add/", route).status_code == 302
     assert Route.objects.get().candidates == ["gpt-4o", "gpt-4o-mini"]
 
@@ -207,6 +210,7 @@ def test_a_key_that_is_kept_is_sealed_sent_and_shown_nowhere(
         "name": "one", "kind": "openai", "base_url": "https://api.example.com/v1", "key_env": "", "cap_name": "",
         "serves": '{"gpt-4o": "up"}', "groups": "", "priority": "1", "weight": "1", "enabled": "on",
         "connect_ms": "1", "first_byte_ms": "1", "idle_ms": "1", "total_ms": "1", "concurrency_max": "",
+        "reason": "a new provider",
     }  # fmt: skip
     said = [client.post("/admin/gateway/channel/add/", {**form, "key": SECRET}, follow=True)]
     row = Channel.objects.get()

@@ -13,14 +13,18 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from core import ids
+from core.admin import ANSWERED
 from orgs import audit, externals, keys, members, ratelimits
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
 from orgs.ratelimits import Limits
 from tests.books import Books
+from tests.desk import WHY, Desk
 from tests.orgs import world
 from tests.proofs import proves
 
 PASSWORD = "correct horse battery staple"
+# The page that asks about the rows that were chosen is answered.
+CHOSEN = {ANSWERED: "1"}
 PAGES = [User, Organization, Member, Role, Project, ApiKey, ExternalId, RateLimit, AuditEntry]
 
 
@@ -31,7 +35,7 @@ def desk(db: None) -> Client:
 
 def open_desk() -> Client:
     root = User.objects.create_superuser("root@example.com", PASSWORD)
-    client = Client()
+    client = Desk()
     client.force_login(root)
     return client
 
@@ -134,7 +138,7 @@ def test_the_trail_is_searched_by_subject_and_by_organization(desk: Client) -> N
 def test_keys_are_revoked_by_an_action_that_calls_the_verb(desk: Client) -> None:
     acme = fill(2, prefix="x")
     chosen = [key.pk for key in ApiKey.objects.for_org(acme.pk)]
-    desk.post(page(ApiKey), {"action": "revoke", "_selected_action": chosen})
+    desk.post(page(ApiKey), {**CHOSEN, "action": "revoke", "_selected_action": chosen})
     assert all(key.revoked_at for key in ApiKey.objects.filter(pk__in=chosen))
     rows = AuditEntry.objects.filter(verb="key.revoked")
     assert rows.count() == 2
@@ -146,14 +150,59 @@ def test_staff_without_the_right_to_change_keys_cannot_revoke_them(db: None) -> 
 
     clerk = User.objects.create_user("clerk@example.com", PASSWORD, is_staff=True)
     clerk.user_permissions.add(Permission.objects.get(codename="view_apikey"))
-    client = Client()
+    client = Desk()
     client.force_login(clerk)
     key = ApiKey.objects.for_org(fill(1, prefix="x").pk)[0]
     assert client.get(page(ApiKey)).status_code == 200
-    client.post(page(ApiKey), {"action": "revoke", "_selected_action": [key.pk]})
+    client.post(page(ApiKey), {**CHOSEN, "action": "revoke", "_selected_action": [key.pk]})
     key.refresh_from_db()
     assert key.revoked_at is None
     assert client.get(page(AuditEntry)).status_code == 403
+
+
+def test_what_is_chosen_in_a_list_is_shown_first_and_done_for_a_reason_only(desk: Client) -> None:
+    acme = fill(2, prefix="x")
+    chosen = {"action": "revoke", "_selected_action": [str(key.pk) for key in ApiKey.objects.for_org(acme.pk)]}
+    asked = desk.post(page(ApiKey), chosen).content.decode()
+    assert "It stops working within a second" in asked
+    for key in ApiKey.objects.for_org(acme.pk):
+        assert f'name="_selected_action" value="{key.pk}"' in asked
+        assert ids.show("key", key.pk) in asked
+    answered = desk.post(page(ApiKey), {**chosen, **CHOSEN, "reason": " "}).content.decode()
+    assert "This field is required." in answered
+    assert not ApiKey.objects.filter(revoked_at__isnull=False).exists()
+    answer = desk.post(page(ApiKey), {**chosen, **CHOSEN, "reason": "laptop stolen"}, follow=True)
+    assert "Done for 2." in answer.content.decode()
+    assert {row.details["reason"] for row in AuditEntry.objects.filter(verb="key.revoked")} == {"laptop stolen"}
+    assert "laptop stolen" in desk.get(page(AuditEntry)).content.decode()
+
+
+def test_one_key_is_stopped_from_its_own_page(desk: Client) -> None:
+    (key,) = ApiKey.objects.for_org(fill(1, prefix="x").pk)
+    place = page(ApiKey, "revoke", key.pk)
+    assert place in desk.get(page(ApiKey, "change", key.pk)).content.decode()
+    assert desk.post(place, {"reason": ""}).status_code == 200
+    assert desk.post(place, {"reason": "laptop stolen"}).status_code == 302
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    assert AuditEntry.objects.get(verb="key.revoked").details == {"reason": "laptop stolen"}
+    assert place not in desk.get(page(ApiKey, "change", key.pk)).content.decode()
+
+
+def test_no_form_is_saved_without_a_reason(desk: Client) -> None:
+    acme, ada = world.organization(), world.person()
+    role = Role.objects.get(name="member")
+    sent = {"organization": acme.pk, "user": ada.pk, "role": role.pk}
+    refused = desk.post(page(Member, "add"), {**sent, "reason": ""})
+    assert (refused.status_code, Member.objects.filter(user=ada, organization=acme).exists()) == (200, False)
+    desk.post(page(Member, "add"), {**sent, "reason": "joins the team"})
+    told = AuditEntry.objects.get(verb="member.added", organization=acme, details__role="member").details
+    assert told == {"user": ids.show("user", ada.pk), "role": "member", "reason": "joins the team"}
+    sent = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true", "reason": ""}
+    place = f"/admin/orgs/user/{ada.pk}/password/"
+    assert 'name="reason"' in desk.get(place).content.decode()
+    assert desk.post(place, sent).status_code == 200
+    assert not AuditEntry.objects.filter(verb="user.password_set").exists()
 
 
 def test_a_member_is_added_changed_and_removed_through_the_verbs(desk: Client) -> None:
@@ -165,7 +214,7 @@ def test_a_member_is_added_changed_and_removed_through_the_verbs(desk: Client) -
     desk.post(page(Member, "change", member.pk), {"role": roles["admin"]})
     member.refresh_from_db()
     assert member.role.name == "admin"
-    desk.post(page(Member), {"action": "remove", "_selected_action": [member.pk]})
+    desk.post(page(Member), {**CHOSEN, "action": "remove", "_selected_action": [member.pk]})
     member.refresh_from_db()
     assert member.removed_at is not None
     trail = AuditEntry.objects.filter(subject_id=ids.show("mem", member.pk)).order_by("at")
@@ -181,7 +230,7 @@ def test_a_project_is_made_renamed_and_archived_through_the_verbs(desk: Client) 
     refused = desk.post(page(Project, "add"), {"organization": acme.pk, "name": " apollo "}, follow=True)
     assert "project of that name exists" in refused.content.decode().lower()
     desk.post(page(Project, "change", project.pk), {"name": "gemini"})
-    desk.post(page(Project), {"action": "archive", "_selected_action": [project.pk]})
+    desk.post(page(Project), {**CHOSEN, "action": "archive", "_selected_action": [project.pk]})
     project.refresh_from_db()
     assert (project.name, project.archived_at is not None, Project.objects.count()) == ("gemini", True, 1)
     trail = AuditEntry.objects.filter(subject_id=ids.show("proj", project.pk)).order_by("at")
@@ -199,7 +248,7 @@ def test_what_a_verb_refuses_is_said_and_nothing_is_stored(desk: Client) -> None
     viewer = Role.objects.get(name="viewer")
     answer = desk.post(page(Member, "change", owner.pk), {"role": viewer.pk}, follow=True)
     assert "keeps at least one owner" in answer.content.decode()
-    answer = desk.post(page(Member), {"action": "remove", "_selected_action": [owner.pk]}, follow=True)
+    answer = desk.post(page(Member), {**CHOSEN, "action": "remove", "_selected_action": [owner.pk]}, follow=True)
     assert "keeps at least one owner" in answer.content.decode()
     form = {"organization": acme.pk, "user": owner.user_id, "role": viewer.pk}
     answer = desk.post(page(Member, "add"), form, follow=True)
@@ -304,7 +353,7 @@ def test_the_pages_are_closed_to_customers(db: None) -> None:
 
 def test_the_trail_is_searched_by_person_and_by_act(desk: Client) -> None:
     acme = fill(1, prefix="x")
-    desk.post(page(ApiKey), {"action": "revoke", "_selected_action": [ApiKey.objects.for_org(acme.pk)[0].pk]})
+    desk.post(page(ApiKey), {**CHOSEN, "action": "revoke", "_selected_action": [ApiKey.objects.for_org(acme.pk)[0].pk]})
     for asked in ("ROOT@example.com", "key.revoked"):
         found = desk.get(page(AuditEntry), {"q": asked}).context["cl"].result_list
         assert [(row.verb, row.actor_label) for row in found] == [("key.revoked", "root@example.com")], asked
@@ -329,12 +378,13 @@ def test_what_a_person_may_is_told_before_and_after_and_changed_by_superusers_on
     assert rights.details == {
         "before": {"roles": [], "rights": []},
         "after": {"roles": ["Support"], "rights": []},
+        "reason": WHY,
     }
     fresh = "a wholly different phrase"
     sent = {"password1": fresh, "password2": fresh, "usable_password": "true"}
     assert desk.post(f"/admin/orgs/user/{ada.pk}/password/", sent).status_code == 302
     told = AuditEntry.objects.get(verb="user.password_set")
-    assert (told.actor_label, fresh in str(told.details)) == ("root@example.com", False)
+    assert (told.actor_label, told.details) == ("root@example.com", {"reason": WHY})
     # Nobody lifts themselves up by a right to change accounts.
     ada.refresh_from_db()
     ada.user_permissions.set(Permission.objects.filter(codename__in=("change_user", "view_user", "add_user")))

@@ -31,6 +31,7 @@ RIGHTS = {
     # Pages that only show.
     "billing_invoice_pdf": "billing.view_invoice",
     "billing_invoice_csv": "billing.view_invoice",
+    "billing_transfer_between": "billing.view_transfer",
     "metering_usagerecord_explain": "metering.view_usagerecord",
     "metering_usagerecord_matching": "metering.view_usagerecord",
     "metering_usagerecord_sales": "billing.view_providerbill",
