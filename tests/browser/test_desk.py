@@ -3,20 +3,32 @@
 from django.conf import settings
 from django.contrib import admin
 from django.urls import reverse
+from playwright.sync_api import Page
 
 from tests import desk
+from tests.billing.paying import fake
 from tests.books import Books
+from tests.browser.errands import errands, places
 from tests.browser.looking import Looker
+from tests.fakes.stripe import StripeFake
 from tests.journeys import neighbours
 from tests.server import WebServer
+
+__all__ = ["fake"]
+
+
+def enter(look: Looker, server: WebServer) -> Page:
+    """A window of somebody who may do everything."""
+    page = look.window()
+    session = desk.superuser().cookies[settings.SESSION_COOKIE_NAME].value
+    page.context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": server.base_url}])
+    return page
 
 
 def test_every_list_and_a_row_of_each_are_whole(books: Books, server: WebServer, look: Looker) -> None:
     house = neighbours.house("acme-labs")
     desk.use(house.organization, 2)
-    page = look.window()
-    session = desk.superuser().cookies[settings.SESSION_COOKIE_NAME].value
-    page.context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": server.base_url}])
+    page = enter(look, server)
     look.visit(page, f"{server.base_url}{reverse('admin:index')}", name="desk-index")
     for model in admin.site._registry:
         name = f"desk-{model._meta.app_label}-{model._meta.model_name}"
@@ -24,4 +36,29 @@ def test_every_list_and_a_row_of_each_are_whole(books: Books, server: WebServer,
         row = model._default_manager.order_by("pk").first()
         if row is not None:
             look.visit(page, f"{server.base_url}{desk.page(row)}", name=f"{name}-one")
+    assert look.faults == [], "\n".join(look.faults)
+
+
+def test_every_act_asks_on_a_page_that_is_whole(
+    books: Books, fake: StripeFake, server: WebServer, look: Looker
+) -> None:
+    house = neighbours.house("acme-labs")
+    desk.use(house.organization, 2)
+    errands(house, fake)
+    found, missing = places()
+    assert missing == []
+    assert len(found) > 55
+    page = enter(look, server)
+    seen: set[str] = set()
+    for name, place in found.items():
+        look.visit(page, f"{server.base_url}{place}", name=f"act-{name}", axe=False)
+        # One form of a kind is enough for axe: they differ by their warning.
+        fields = page.evaluate(
+            "(document.querySelector('form.asks') ?? document.querySelector('main') ?? document.body).innerText"
+        )
+        if fields not in seen:
+            look.over(page, f"act-{name}")
+            seen.add(fields)
+        if page.locator("form [name=reason], form [name=source], form [name=resolution]").count() != 1:
+            look.faults.append(f"{place}: does not ask why")
     assert look.faults == [], "\n".join(look.faults)
