@@ -39,8 +39,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def look(chromium: Browser, tmp_path: Path) -> Iterator[Looker]:
-    """Somebody who looks at pages; screenshots go to ``SCREENSHOTS``, or to the test's own folder."""
-    looker = Looker(chromium, Path(os.environ.get("SCREENSHOTS", str(tmp_path / "screenshots"))))
+def look(chromium: Browser) -> Iterator[Looker]:
+    """Somebody who looks at pages; screenshots go to the folder ``SCREENSHOTS``, if it is named."""
+    named = os.environ.get("SCREENSHOTS")
+    looker = Looker(chromium, Path(named) if named else None)
     yield looker
     looker.close()

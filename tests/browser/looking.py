@@ -1,5 +1,5 @@
 """Looking at a page: it loads without an error on the console, without a request to another host, within its
-Content-Security-Policy, and axe finds no serious fault. A screenshot is kept of each.
+Content-Security-Policy, and axe finds no serious fault. A screenshot is kept of each, if a folder for them is named.
 """
 
 import re
@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 # What axe calls these keeps somebody from using the page.
 SERIOUS = {"serious", "critical"}
+# Of what is well, axe need not say where it is.
+_FAULTS_ONLY = {"resultTypes": ["violations"]}
 _VIOLATIONS = """
     window.__violations = [];
     document.addEventListener("securitypolicyviolation", (event) => {
@@ -25,7 +27,7 @@ class Looker:
     """A browser that notes what is wrong with the pages it is shown."""
 
     browser: Browser
-    folder: Path
+    folder: Path | None = None
     faults: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
     _axe: Axe = field(default_factory=Axe)
@@ -45,11 +47,12 @@ class Looker:
 
     def over(self, page: Page, name: str, *, axe: bool = True) -> None:
         """Look the present page over and keep its picture as ``name``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=self.folder / f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())}.png", full_page=True)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=self.folder / f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())}.png", full_page=True)
         self.faults += [f"{page.url}: policy: {each}" for each in page.evaluate("window.__violations")]
         if axe:
-            found = self._axe.run(page).response["violations"]
+            found = self._axe.run(page, options=_FAULTS_ONLY).response["violations"]
             self.faults += [
                 f"{page.url}: {fault['id']}: {fault['help']}: {fault['nodes'][0]['html'][:200]}"
                 for fault in found

@@ -1,6 +1,6 @@
 """What looks at the pages sees what is wrong with one."""
 
-from playwright.sync_api import Browser
+from pathlib import Path
 
 from tests.browser.looking import Looker
 
@@ -10,7 +10,8 @@ BAD = """<!doctype html><html><head><title>bad</title>
 <img src="http://elsewhere.invalid/x.png"></body></html>"""
 
 
-def test_a_bad_page_is_found_to_be_bad(look: Looker, chromium: Browser) -> None:
+def test_a_bad_page_is_found_to_be_bad(look: Looker, tmp_path: Path) -> None:
+    look.folder = tmp_path / "pictures"
     page = look.window()
     page.route("http://elsewhere.invalid/**", lambda route: route.abort())
     page.route("http://localhost:1/", lambda route: route.fulfill(body=BAD, content_type="text/html"))
