@@ -12,6 +12,7 @@ Ids are those of ``docs/reliability.md``; each is a pytest marker: ``pytest -m I
 """
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -272,6 +273,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     assert config.cache is not None
     path = config.cache.mkdir("tollbook") / "proofs.json"
+    # Runs side by side may end together.
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _merge(path, config)
+
+
+def _merge(path: Path, config: pytest.Config) -> None:
     claimed = config.stash[_claims_key]
     files = config.stash.get(_files_key, set())
     known = read(path)
