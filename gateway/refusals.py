@@ -122,6 +122,9 @@ async def _write_all() -> None:
 async def _write_some(*, again: bool) -> bool:
     """Write the first that wait; whether that went well. If not they wait on, where it is to be tried ``again``."""
     some = [_waiting.popleft() for _ in range(min(len(_waiting), TOGETHER_MAX))]
+    if not some:
+        # They were written meanwhile, as the process stops.
+        return True
     try:
         await _writers.call(partial(write, some))
     except Exception as error:  # noqa: BLE001 - nobody waits for it, and it is tried again

@@ -79,7 +79,7 @@ def read(client: Client, address: str, **query: str) -> Page:
         answer = client.get(address, query, follow=True)
     assert answer.status_code == 200, (address, query, answer.content[:300])
     place = answer.redirect_chain[-1][0] if answer.redirect_chain else address
-    return Page(place, answer.content.decode(), [query["sql"] for query in seen], answer.context)
+    return Page(place, answer.content.decode(), _asked(seen), answer.context)
 
 
 def send(client: Client, address: str, **told: str) -> Page:
@@ -88,7 +88,12 @@ def send(client: Client, address: str, **told: str) -> Page:
         answer = client.post(address, told, follow=True)
     assert answer.status_code == 200, (address, told, answer.content[:300])
     place = answer.redirect_chain[-1][0] if answer.redirect_chain else address
-    return Page(place, answer.content.decode(), [query["sql"] for query in seen], answer.context)
+    return Page(place, answer.content.decode(), _asked(seen), answer.context)
+
+
+def _asked(seen: CaptureQueriesContext) -> list[str]:
+    """What a page asked, but for how new the caches are: that is asked twice where a page takes half a second."""
+    return [query["sql"] for query in seen if '"cache_epoch"' not in query["sql"]]
 
 
 def actor(email: str = "root@example.com") -> audit.Actor:

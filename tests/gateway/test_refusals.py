@@ -171,3 +171,19 @@ def test_what_could_not_be_written_at_all_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(charges, "record", lambda items, **_: [verdicts.failed("refused-1")])
     with pytest.raises(errors.Unavailable):
         refusals.write([])
+
+
+def test_what_was_written_as_the_process_stopped_is_not_asked_for_again(
+    acme: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ask(acme, {**HELLO, "model": "no-such"}).code == (400, "model_not_found")
+    # Written before the pause is over after which it would have been.
+    assert len(rows(acme)) == 1
+
+    async def over() -> None:
+        assert refusals._writing is not None
+        await refusals._writing
+
+    asyncio.run_coroutine_threadsafe(over(), doors._loop()).result(doors.SECONDS)
+    assert [record for record in caplog.records if record.name == "gateway.refusals"] == []
+    assert len(rows(acme)) == 1
