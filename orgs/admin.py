@@ -1,6 +1,5 @@
 """The desk's pages of who."""
 
-import copy
 import re
 from typing import Any, cast
 
@@ -22,7 +21,6 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from core import clock, reasons
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, ReadInline, VerbAdmin
 from core.markup import NOTHING, as_facts, verbatim
-from core.reasons import ReasonForm
 from orgs import audit, externals, keys, members, organizations, permissions, projects, ratelimits, second_factor
 from orgs.audit import Actor
 from orgs.models import ApiKey, AuditEntry, ExternalId, Member, Organization, Project, RateLimit, Role, User
@@ -67,19 +65,13 @@ class PersonForm(UserChangeForm[User]):
         return str(self.cleaned_data["email"]).lower()
 
 
-class PasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg] # Generic in the stubs only.
-    """A person's new password, and why somebody else sets it."""
-
-    reason = copy.deepcopy(ReasonForm.base_fields["reason"])
-
-
 @admin.register(User)
 class PersonAdmin(VerbAdmin[User], UserAdmin[User]):
     """People: customers and staff."""
 
     add_form = NewPersonForm
     form = PersonForm
-    change_password_form = PasswordForm
+    change_password_form = reasons.asking(AdminPasswordChangeForm)
     list_display = ("email", "first_name", "last_name", "is_active", "is_staff", "last_login")
     list_filter = ("is_staff", "is_superuser", "is_active")
     search_fields = ("=email",)
