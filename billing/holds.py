@@ -7,9 +7,9 @@ refusal ask for it. A hold ends once: captured by its event, released, or expire
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import Error, connection, transaction
@@ -85,9 +85,11 @@ def place(asked: Asked, *, flush: bool = True) -> Placed:
     assert 0 < asked.seconds <= SECONDS_MAX
     at = started_at(flush=flush)
     whose = asked.whose
+    hold = _made(asked, next(ids.run(at=at)))
     # The row first: the wallet's lock is then held for one statement and the commit.
-    hold = _write(asked, at=at)
-    wallet = ledger.reserve_at_once([_reserving([asked])]).get(whose.organization_id)
+    covered, (rows,) = ledger.reserve_at_once([_reserving([asked])], after=[_inserting([(hold, asked.seconds)])])
+    _note_times([hold], rows)
+    wallet = covered.get(whose.organization_id)
     counts = wallet is not None and wallet.has_budgets
     if wallet is None:
         hold.payer_id, hold.amount_usd, wallet, counts = _look_closer(asked, hold)
@@ -117,7 +119,7 @@ def place_together(asked: Sequence[Asked], *, lock_ms: int | None = None, flush:
     of_each: dict[UUID, list[Asked]] = {}
     for one in asked:
         of_each.setdefault(one.whose.organization_id, []).append(one)
-    wallets = ledger.reserve_at_once([_reserving(those) for those in of_each.values()])
+    wallets, _ = ledger.reserve_at_once([_reserving(those) for those in of_each.values()])
     limited = {owner: -_reserving(of_each[owner]).amount_usd for owner, wallet in wallets.items() if wallet.has_budgets}
     if limited:
         # Each counts against ceilings of its own.
@@ -129,7 +131,10 @@ def place_together(asked: Sequence[Asked], *, lock_ms: int | None = None, flush:
         else None
         for one in asked
     ]
-    _insert([(hold, one.seconds) for hold, one in zip(holds, asked, strict=True) if hold is not None])
+    made = [(hold, one.seconds) for hold, one in zip(holds, asked, strict=True) if hold is not None]
+    if made:
+        (rows,) = at_once([_inserting(made)])
+        _note_times([hold for hold, _ in made], rows)
     return [None if hold is None else Placed(hold, wallets[hold.organization_id]) for hold in holds]
 
 
@@ -142,14 +147,8 @@ def _reserving(asked: Sequence[Asked]) -> ledger.Reserving:
     )
 
 
-def _write(asked: Asked, *, at: datetime) -> Hold:
-    """The row of a hold that its own organization pays for and that counts against no ceiling."""
-    hold = _made(asked, next(ids.run(at=at)))
-    _insert([(hold, asked.seconds)])
-    return hold
-
-
 def _made(asked: Asked, hold_id: UUID) -> Hold:
+    """A hold that its own organization pays for and that counts against no ceiling, not written yet."""
     whose = asked.whose
     return Hold(
         id=hold_id, organization_id=whose.organization_id, payer_id=whose.organization_id,
@@ -166,22 +165,24 @@ _INSERTED = {
 }  # fmt: skip
 
 
-def _insert(made: Sequence[tuple[Hold, int]]) -> None:
-    """Write the rows of holds that last so many seconds; when each begins and ends is noted on it."""
-    if not made:
-        return
+def _inserting(made: Sequence[tuple[Hold, int]]) -> Statement:
+    """What writes the rows of holds that last so many seconds, and tells when each begins and ends."""
     columns = [[getattr(hold, name) for hold, _ in made] for name in _INSERTED]
     arrays = ", ".join(f"%s::{kind}[]" for kind in _INSERTED.values())
     # The end is an interval on the database's clock, whatever the caller's clock says.
-    inserting = Statement(
+    return Statement(
         f"INSERT INTO hold ({', '.join(_INSERTED)}, budget_ids, state, created_at, expires_at)"
         f" SELECT {', '.join(_INSERTED)}, '{{}}', 'open', at, at + make_interval(secs => seconds)"
         f" FROM unnest({arrays}, %s::int[]) AS new ({', '.join(_INSERTED)}, seconds), clock_timestamp() AS at"
         " RETURNING id, created_at, expires_at",
         [*map(quoted, columns), array(seconds for _, seconds in made)],
     )
-    times = {row[0]: row[1:] for row in at_once([inserting])[0]}
-    for hold, _ in made:
+
+
+def _note_times(written: Iterable[Hold], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Note on each hold when it begins and ends, as ``_inserting`` told."""
+    times = {row[0]: row[1:] for row in rows}
+    for hold in written:
         hold.created_at, hold.expires_at = times[hold.id]
 
 

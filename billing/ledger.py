@@ -514,11 +514,14 @@ class Reserving(NamedTuple):
     seconds: int
 
 
-def reserve_at_once(wanted: Sequence[Reserving]) -> dict[UUID, Locked]:
+def reserve_at_once(
+    wanted: Sequence[Reserving], *, after: Sequence[Statement] = ()
+) -> tuple[dict[UUID, Locked], list[list[tuple[Any, ...]]]]:
     """Set amounts aside, one for each wallet, in one guarded statement; the wallets afterwards, under their locks.
 
-    A wallet of which that cannot be said in one look stays as it is and is missing from the answer: not enough, not
-    strict, frozen, grants of limited scope, or one that ends before then.
+    Also the rows of the statements ``after`` which it runs: they are sent with it and wait for no wallet. A wallet of
+    which that cannot be said in one look stays as it is and is missing from the answer: not enough, not strict,
+    frozen, grants of limited scope, or one that ends before then.
     """
     ordered = sorted(wanted, key=lambda one: one.organization_id.int)
     asking = Statement(
@@ -540,7 +543,8 @@ def reserve_at_once(wanted: Sequence[Reserving]) -> dict[UUID, Locked]:
             array(one.seconds for one in ordered),
         ],
     )
-    return {row[0]: _locked(row) for row in at_once([asking])[0]}
+    *others, covered = at_once([*after, asking])
+    return {row[0]: _locked(row) for row in covered}, others
 
 
 def reserve(changes: Mapping[UUID, Decimal]) -> None:

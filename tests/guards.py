@@ -725,10 +725,11 @@ def _() -> Disabled:
     """One statement sets money aside and asks whether it is there."""
     ledger = importlib.import_module("billing.ledger")
 
-    def unasked(wanted: Any) -> Any:
+    def unasked(wanted: Any, *, after: Any = ()) -> Any:
+        others = importlib.import_module("core.bulk").at_once(after) if after else []
         wallets = ledger.lock([one.organization_id for one in wanted])
         ledger.reserve({one.organization_id: one.amount_usd for one in wanted})
-        return wallets
+        return wallets, others
 
     return patched("billing.ledger.reserve_at_once", unasked)
 

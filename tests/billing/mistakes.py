@@ -139,7 +139,8 @@ def holds_are_decided_before_they_are_set_aside() -> Disabled:
     """Whether there is enough is asked first, and reserved by a statement of its own."""
     ledger = _module("billing.ledger")
 
-    def look_and_leap(wanted: Sequence[Any]) -> Any:
+    def look_and_leap(wanted: Sequence[Any], *, after: Sequence[Any] = ()) -> Any:
+        others = _module("core.bulk").at_once(after) if after else []
         found = {}
         for organization_id, amount_usd, _ in wanted:
             wallet = _module("billing.models").Wallet.objects.filter(pk=organization_id, has_scoped=False).first()
@@ -151,6 +152,6 @@ def holds_are_decided_before_they_are_set_aside() -> Disabled:
             locked = ledger.lock([organization_id])[organization_id]
             ledger.reserve({organization_id: amount_usd})
             found[organization_id] = locked._replace(held=locked.held + amount_usd)
-        return found
+        return found, others
 
     return patched("billing.ledger.reserve_at_once", look_and_leap)

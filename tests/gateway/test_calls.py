@@ -603,9 +603,9 @@ def test_only_the_hold_of_a_call_with_a_key_waits_for_the_disk(
     seen: list[str] = []
     real = ledger.reserve_at_once
 
-    def look(wanted: Any) -> Any:
+    def look(*wanted: Any, **options: Any) -> Any:
         seen.append(rows("SHOW synchronous_commit")[0][0])
-        return real(wanted)
+        return real(*wanted, **options)
 
     monkeypatch.setattr(ledger, "reserve_at_once", look)
     ask(acme)
