@@ -20,9 +20,11 @@ from typing import NamedTuple
 
 LINUX = sys.platform == "linux"
 
-# linux/prctl.h, linux/sched.h, linux/capability.h
+# linux/prctl.h, linux/securebits.h, linux/sched.h, linux/capability.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
@@ -180,6 +182,9 @@ def _user(uid: int, gid: int) -> Identity:
     def enter() -> None:
         assert _libc is not None
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        # Else access(2), by which PostgreSQL looks for its own programs, answers without that right. A root without
+        # CAP_SETPCAP may not say so, which matters only where the programs lie in a folder that is closed to others.
+        _libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

@@ -48,7 +48,9 @@ def as_user(uid: int = NOBODY) -> tuple[str, ...]:
     An interpreter or a checkout below root's own home needs the right to pass through it, no more.
     """
     plain = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-    through = (*plain, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    right = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    # Or access(2), by which programs are looked for, would not know of the right.
+    through = (*plain, *right, "--securebits=+no_setuid_fixup")
     # Twice: setpriv itself still passes everywhere.
     start = (
         "import subprocess, sys, core.embedded; subprocess.run([sys.executable, '-c', 'import granian'], check=True)"

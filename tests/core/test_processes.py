@@ -192,6 +192,16 @@ def test_root_without_user_namespaces_becomes_nobody_and_still_reaches_its_folde
     )
     assert seen.stdout.split() == [str(NOBODY)], seen.stderr
     assert (private / "made").stat().st_uid == NOBODY
+    # As PostgreSQL looks for its programs, which may lie below root's own home.
+    (private / "program").touch(mode=0o755)
+    look = f"import os; print(os.access({str(private / 'program')!r}, os.X_OK))"
+    looked = subprocess.run(
+        [sys.executable, "-c", look],
+        preexec_fn=processes.before_exec(identity=identity),
+        capture_output=True,
+        text=True,
+    )
+    assert looked.stdout == "True\n", looked.stderr
 
 
 @as_root
