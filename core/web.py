@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from granian.constants import Interfaces
+from granian.http import HTTP1Settings
 from granian.server import Server
 
 from core import env, processes
@@ -28,6 +29,10 @@ CONNECTIONS_MAX = 8192
 FILES_BESIDE = 256
 # What the kernel keeps for us until we accept it; it may keep less (listen(2)).
 BACKLOG = 4096
+# A kept connection may be idle for so long, and a request's head may take as long. Proxies and load balancers keep
+# theirs for 60 (nginx's keepalive_timeout, AWS's idle timeout): were it less here, they would send requests into
+# connections that are just being closed, and answer 502.
+IDLE_SECONDS = 75
 # Requests in progress get this long at a stop, then their worker is killed.
 WORKER_STOP_SECONDS = 20
 CHECK_SECONDS = 5
@@ -130,6 +135,7 @@ def main() -> int:
         backlog=BACKLOG,
         # Django alone has a thread for each request that it works on: there granian's own measure stays.
         backpressure=max(connections, FILES_BESIDE) if kind == "asgi" else None,
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
         respawn_failed_workers=True,
         workers_kill_timeout=WORKER_STOP_SECONDS,
         log_access=False,
