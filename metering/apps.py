@@ -15,8 +15,12 @@ class MeteringConfig(AppConfig):
     verbose_name = "Metering"
 
     def ready(self) -> None:
-        """``manage.py check`` also verifies what ships with this app."""
+        """``manage.py check`` also verifies what ships with this app; keys are told which models there are."""
+        from metering import catalog
+        from orgs import keyring
+
         checks.register(verify_token_tables)
+        keyring.learn_models(catalog.strangers)
 
 
 def verify_token_tables(**_: Any) -> list[checks.CheckMessage]:

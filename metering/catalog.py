@@ -326,6 +326,16 @@ def _read_prices(entry: Mapping[str, Any], model: CatalogModel) -> list[Price]:
     return prices
 
 
+def strangers(names: Collection[str]) -> list[str]:
+    """Those names, in order, that are neither the id nor an alias of a model, retired ones included."""
+    return sorted(set(names) - listing().names.keys())
+
+
+def allows(names: Collection[str], model: CatalogModel) -> bool:
+    """Whether a key's list of ids and aliases (empty: all) lets it call a model."""
+    return not names or any(name in names for name in (model.slug, *model.aliases))
+
+
 # Which models somebody of a price group can be led to; None: all, for whoever routes is elsewhere.
 Routable = Callable[[str], frozenset[str] | None]
 _routable: list[Routable] = [lambda _: None]

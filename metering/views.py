@@ -118,7 +118,7 @@ class ModelList(APIView):
         """The ids this key may call."""
         principal = principal_of(request)
         allowed = principal.models
-        models = [model for model in catalog.offered(group=_group(principal)) if not allowed or model.slug in allowed]
+        models = [model for model in catalog.offered(group=_group(principal)) if catalog.allows(allowed, model)]
         return Response({"object": "list", "data": [show_model(model) for model in models]})
 
 
@@ -143,7 +143,7 @@ class ModelDetail(APIView):
         allowed = principal.models
         found = catalog.listing().find(model)
         is_open = found is not None and catalog.is_offered(found, group=_group(principal))
-        if found is None or not is_open or (allowed and found.slug not in allowed):
+        if found is None or not is_open or not catalog.allows(allowed, found):
             raise errors.UnknownModel(f"No model with the id {model} is open to this key.", param="model")
         return Response(show_model(found))
 

@@ -4,18 +4,27 @@ Every read starts from the principal's organization, so a foreign key and a made
 same: not there.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from core import ids
-from core.errors import InvalidCursor, NotFound, ScopeMissing
+from core.errors import InvalidCursor, ModelNotFound, NotFound, ScopeMissing
 from orgs import addresses, keys, permissions, projects
 from orgs.audit import Actor
 from orgs.keys import IssuedKey
 from orgs.models import ApiKey, Kind, OfOrganization, Organization, User
+
+# Which of some names are no models; none, as long as nobody who keeps a catalog has told how to know.
+Strangers = Callable[[Collection[str]], Sequence[str]]
+_strangers: list[Strangers] = [lambda _: ()]
+
+
+def learn_models(strangers: Strangers) -> None:
+    """From now on keys name only these models: told by whoever keeps the catalog, when the process starts."""
+    _strangers[0] = strangers
 
 
 class Manager(Protocol):
@@ -101,9 +110,14 @@ def issue(*, principal: Manager, wish: Wish) -> IssuedKey:
     """Make a key in the principal's organization: a personal one in a personal one.
 
     Limits the principal has and the wish leaves out are inherited. Raises ``ScopeMissing`` for a
-    wish beyond them and ``OutOfRange`` for values that are not allowed.
+    wish beyond them, ``ModelNotFound`` for a model that is not in the catalog and ``OutOfRange`` for values that
+    are not allowed.
     """
     assert principal.organization_id is not None
+    keys.check_models(wish.models)
+    # What is inherited was known once; a key whose models have gone still hands them on.
+    if strangers := _strangers[0](wish.models):
+        raise ModelNotFound(f"No model with the id {strangers[0]} is in the catalog.", param="models")
     wish = replace(
         wish,
         models=wish.models or principal.models,

@@ -114,11 +114,7 @@ def issue(
         assert organization is not None
         assert Project.objects.for_org(organization.pk).filter(pk=project_id).exists()
     _check_name(name)
-    _check_list("models", models)
-    if any(not 0 < len(model) <= MODEL_LENGTH_MAX or not model.isprintable() for model in models):
-        raise OutOfRange(f"A model id has 1 to {MODEL_LENGTH_MAX} printable characters.", param="models")
-    if any(logs.SECRETS.search(model) for model in models):
-        raise OutOfRange("models holds what looks like a secret.", param="models")
+    check_models(models)
     known = permissions.SERVICE_SCOPES if kind == Kind.SERVICE else permissions.CUSTOMER_SCOPES
     if unknown := sorted(set(scopes) - known):
         raise OutOfRange(
@@ -220,6 +216,15 @@ def is_good(key: KeyFacts) -> bool:
 def find(key_ids: Collection[UUID]) -> dict[UUID, KeyFacts]:
     """Keys by id, the revoked and deleted ones too: what they were used for is still charged."""
     return _by_id.get_many(key_ids)
+
+
+def check_models(models: Collection[str]) -> None:
+    """Whether names could be those of models, whatever the catalog holds. Raises ``OutOfRange``."""
+    _check_list("models", models)
+    if any(not 0 < len(model) <= MODEL_LENGTH_MAX or not model.isprintable() for model in models):
+        raise OutOfRange(f"A model id has 1 to {MODEL_LENGTH_MAX} printable characters.", param="models")
+    if any(logs.SECRETS.search(model) for model in models):
+        raise OutOfRange("models holds what looks like a secret.", param="models")
 
 
 def networks(cidrs: Collection[str]) -> list[addresses.Network]:

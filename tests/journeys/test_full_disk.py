@@ -144,7 +144,7 @@ def test_while_the_disk_is_full_nothing_is_answered_that_was_not_written_and_the
     assert (answer.status_code, answer.headers.get("Retry-After")) == (503, "1")
     for _ in range(TRIES):
         answer = customer.post(
-            "/v1/keys", {"name": NOTE[:100], "models": [f"{number}{NOTE[:100]}" for number in range(20)]}
+            "/v1/keys", {"name": NOTE[:100], "cidrs": [f"2001:db8:ffff:{n:x}::/64" for n in range(100)]}
         )
         if answer.status_code != 201:
             break

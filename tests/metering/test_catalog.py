@@ -365,3 +365,4 @@ def test_what_is_offered_is_sorted_and_leaves_out_the_retired(books: Books) -> N
     caches.forget_all()
     assert "zz" not in [one.slug for one in catalog.offered()]
     assert catalog.listing().find("zz") is not None, "its usage is still charged"
+    assert catalog.strangers(["zz", "yy", "aa"]) == ["yy"], "a key may still name it"

@@ -279,6 +279,9 @@ def test_a_key_sees_the_models_it_may_call(acme: House) -> None:
     for path in ("/v1/models", "/models"):
         assert [each["id"] for each in limited.get(path).json()["data"]] == ["gpt-4o"]
     assert limited.get("/v1/models/gpt-4o").status_code == 200
+    aliased = Caller("aliased", world.organization_key(acme.organization, models=["gpt-5-2025-08-07"]).secret)
+    assert [each["id"] for each in aliased.get("/v1/models").json()["data"]] == ["gpt-5"]
+    assert aliased.get("/v1/models/gpt-5").status_code == 200
     denied, unknown = limited.get("/v1/models/deepseek-chat"), limited.get("/v1/models/made-up")
     assert refusal(denied) == refusal(unknown) == (404, "model_not_found", "model")
     assert denied.content.replace(b"deepseek-chat", b"made-up") == unknown.content

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from core import ids
-from core.errors import Conflict, InvalidApiKey, InvalidCursor, NotFound, OutOfRange, ScopeMissing
+from core.errors import Conflict, InvalidApiKey, InvalidCursor, ModelNotFound, NotFound, OutOfRange, ScopeMissing
 from orgs import addresses, audit, keyring, keys, permissions, principals
 from orgs.keyring import Person, Wish
 from orgs.keys import IssuedKey
@@ -70,17 +70,43 @@ def test_rotating_a_stronger_key_would_hand_its_scopes_on_so_it_is_refused() -> 
 @pytest.mark.django_db
 def test_limits_of_models_and_networks_are_inherited_and_may_only_be_narrowed() -> None:
     acme = world.organization()
-    key = world.organization_key(acme, scopes=["keys:manage"], models=["a", "b"], cidrs=["10.0.0.0/8"])
+    # One of them has left the catalog since.
+    key = world.organization_key(acme, scopes=["keys:manage"], models=["gone", "gpt-4o"], cidrs=["10.0.0.0/8"])
     who = principals.identify(secret=key.secret, header=None, address=addresses.read("10.1.1.1"))
     same = keyring.issue(principal=who, wish=Wish(name="same")).key
-    assert (same.allowed_models, same.cidrs) == (["a", "b"], ["10.0.0.0/8"])
-    narrow = keyring.issue(principal=who, wish=Wish(name="narrow", models=["a"], cidrs=["10.2.0.0/16"])).key
-    assert (narrow.allowed_models, narrow.cidrs) == (["a"], ["10.2.0.0/16"])
-    for wish in (Wish(name="wide", models=["a", "c"]), Wish(name="wide", cidrs=["10.0.0.0/8", "192.0.2.0/24"])):
+    assert (same.allowed_models, same.cidrs) == (["gone", "gpt-4o"], ["10.0.0.0/8"])
+    narrow = keyring.issue(principal=who, wish=Wish(name="narrow", models=["gpt-4o"], cidrs=["10.2.0.0/16"])).key
+    assert (narrow.allowed_models, narrow.cidrs) == (["gpt-4o"], ["10.2.0.0/16"])
+    beyond = Wish(name="wide", models=["gpt-4o", "deepseek-chat"]), Wish(name="wide", cidrs=["10.0.0.0/8", "::1"])
+    for wish in beyond:
         with pytest.raises(ScopeMissing):
             keyring.issue(principal=who, wish=wish)
     with pytest.raises(ScopeMissing):
         keyring.rotate(principal=who, key_id=shown(world.organization_key(acme)))
+
+
+@pytest.mark.django_db
+def test_a_key_names_only_models_that_there_are() -> None:
+    who = manager(world.organization())
+    # An id, an alias, a route of ours.
+    told = ["gpt-4o", "gpt-5-2025-08-07", "deepai-chat"]
+    assert keyring.issue(principal=who, wish=Wish(name="new", models=told)).key.allowed_models == [
+        "deepai-chat", "gpt-4o", "gpt-5-2025-08-07",
+    ]  # fmt: skip
+    for wrong in ("gpt-9", "GPT-4o", "gpt-4o ", "*", "gpt-*"):
+        with pytest.raises(ModelNotFound) as refused:
+            keyring.issue(principal=who, wish=Wish(name="typo", models=["gpt-4o", wrong]))
+        assert (refused.value.param, str(refused.value)) == (
+            "models", f"No model with the id {wrong} is in the catalog.",
+        )  # fmt: skip
+    assert not ApiKey.objects.filter(name="typo").exists()
+
+
+@pytest.mark.django_db
+def test_what_looks_like_a_secret_is_not_repeated_as_a_models_name() -> None:
+    with pytest.raises(OutOfRange) as refused:
+        keyring.issue(principal=manager(world.organization()), wish=Wish(name="new", models=[keys.new_secret()]))
+    assert str(refused.value) == "models holds what looks like a secret."
 
 
 @pytest.mark.django_db

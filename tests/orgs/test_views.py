@@ -114,6 +114,7 @@ def test_a_wrong_query_is_refused_by_its_parameter(query: dict[str, str], expect
         ({"name": "x", "scopes": ["everything"]}, (422, "value_out_of_range", "scopes")),
         ({"name": "x", "scopes": ["billing:manage"]}, (403, "scope_missing", "scopes")),
         ({"name": "x", "models": {"a": 1}}, (400, "invalid_type", "models")),
+        ({"name": "x", "models": ["gpt-4o", "gpt-9"]}, (400, "model_not_found", "models")),
         ({"name": "x", "cidrs": [None]}, (400, "invalid_type", "cidrs[0]")),
         ({"name": "x", "cidrs": ["300.0.0.0/8"]}, (422, "value_out_of_range", "cidrs")),
         ({"name": "x", "expires_at": "tomorrow"}, (400, "invalid_type", "expires_at")),

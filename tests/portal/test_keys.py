@@ -129,6 +129,7 @@ def test_limits_are_changed_and_taken_away(db: None) -> None:
         ({"name": " "}, "This field is required."),
         ({"cidrs": "nonsense"}, ">&#x27;nonsense&#x27; does not appear to be an IPv4 or IPv6 network"),
         ({"models": "x" * 201}, "A model id has 1 to 200"),
+        ({"models": "gpt-4o\ngpt-<9>"}, "No model with the id gpt-&lt;9&gt; is in the catalog."),
         ({"requests": "0"}, "Requests a minute lies between 1"),
         ({"expires_at": "2001-01-01"}, "The last day must not be over."),
         ({"scopes": "members:manage"}, "is not one of the available choices"),
