@@ -123,13 +123,11 @@ _ASKED_AS = {"output_tokens": "max_output_tokens"}
 
 
 def _cap(request: Request, model: CatalogModel, card: rating.RateCard) -> int:
-    """Output tokens of one choice: as asked, else the default, which is no more than the model makes."""
-    if request.max_output_tokens is not None:
-        return request.max_output_tokens
-    if not rating.prices_output(card):
-        return 0
-    default: int = settings.OUTPUT_TOKENS_DEFAULT
-    return min(default, model.max_output_tokens or default)
+    """Output tokens of one choice: as asked, else the default; no more than the model makes, whatever is asked."""
+    cap: int | None = request.max_output_tokens
+    if cap is None:
+        cap = settings.OUTPUT_TOKENS_DEFAULT if rating.prices_output(card) else 0
+    return min(cap, model.max_output_tokens or cap)
 
 
 def _bounds(request: Request, cap: int) -> rating.Bounds:

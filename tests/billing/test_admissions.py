@@ -65,6 +65,16 @@ def test_without_a_cap_the_default_is_held_and_told(acme: Organization, settings
     )
 
 
+def test_no_more_is_held_than_the_model_makes(acme: Organization) -> None:
+    # 8,192 × 1.10 = 9,011.2 millionths, and twice that for two choices.
+    assert ask(acme, input_tokens=0, max_output_tokens=8193) == Most("deepseek-chat", 8192, 8192, Decimal("0.0090112"))
+    assert ask(acme, input_tokens=0, max_output_tokens=2**31 - 1, n=2) == Most(
+        "deepseek-chat", 8192, 16_384, Decimal("0.0180224")
+    )
+    # Of this one the catalog tells no limit.
+    assert ask(acme, model="gemma-4-31b-it", input_tokens=0, max_output_tokens=900_000).max_output_tokens == 900_000
+
+
 def test_cache_writes_for_an_hour_are_what_claudes_input_may_cost(acme: Organization) -> None:
     # 200,000 × 6 + 10 × 15, and above the threshold 200,001 × 12 + 10 × 22.5.
     assert ask(acme, model="claude-sonnet-4-5", input_tokens=200_000, max_output_tokens=10).amount_usd == Decimal(

@@ -183,6 +183,13 @@ def test_a_personal_key_speaks_for_itself_or_for_the_organization_named(scene: S
     assert scene.gateway.read(own["id"], slug).status_code == 200
 
 
+def test_a_cap_beyond_the_models_own_holds_and_answers_that(scene: Scene) -> None:
+    made = exact(scene.gateway.ask(key=scene.key.secret, max_output_tokens=2**31 - 1))
+    # 1,000 × 0.27 + 8,192 × 1.10 = 9,281.2 millionths.
+    assert (made["max_output_tokens"], made["amount_usd"]) == (8192, Decimal("0.0092812"))
+    assert held(scene.acme) == Decimal("0.0092812")
+
+
 def test_a_null_is_as_absent_and_what_is_unknown_is_dropped(scene: Scene) -> None:
     answer = scene.gateway.ask(
         key=scene.key.secret, api_key_id=None, organization=None, client_ip=None, ttl_seconds=None, n=None, units=None,
@@ -288,12 +295,12 @@ def test_models_networks_and_roles_are_as_at_our_own_door(scene: Scene) -> None:
 
 def test_no_money_is_a_402_in_the_words_of_the_wallet(scene: Scene) -> None:
     scene.change(low_usd=Decimal(0))
-    assert scene.gateway.ask(key=scene.key.secret, max_output_tokens=900_000).status_code == 201
-    empty = scene.gateway.ask(key=scene.key.secret, max_output_tokens=900_000)
+    assert scene.gateway.ask(key=scene.key.secret, max_output_tokens=7500, n=120).status_code == 201
+    empty = scene.gateway.ask(key=scene.key.secret, max_output_tokens=7500, n=120)
     assert refusal(empty) == (402, "org_wallet_empty", None)
     assert empty.json()["error"]["category"] == "quota_error"
     assert "Retry-After" not in empty.headers
-    own = scene.gateway.ask(key=scene.bens.secret, max_output_tokens=1_000_000)
+    own = scene.gateway.ask(key=scene.bens.secret, max_output_tokens=8000, n=125)
     assert refusal(own) == (402, "insufficient_quota", None)
     wallets.freeze(organization_id=scene.acme.pk, reason="asked", by=world.BY)
     assert "frozen" in scene.gateway.ask(key=scene.key.secret).json()["error"]["message"]
@@ -302,7 +309,7 @@ def test_no_money_is_a_402_in_the_words_of_the_wallet(scene: Scene) -> None:
 @pytest.mark.one_database
 def test_in_fallback_mode_the_callers_own_wallet_is_told_without_what_is_in_it(scene: Scene) -> None:
     scene.change(mode="fallback")
-    asked = {"key": scene.bens.secret, "organization": "acme-labs", "max_output_tokens": 800_000}
+    asked = {"key": scene.bens.secret, "organization": "acme-labs", "max_output_tokens": 8000, "n": 100}
     first, second = exact(scene.gateway.ask(**asked)), exact(scene.gateway.ask(**asked))
     own = personal_slug(scene.ben.user)
     assert first["wallet"]["organization"] == "acme-labs"
@@ -314,7 +321,7 @@ def test_in_fallback_mode_the_callers_own_wallet_is_told_without_what_is_in_it(s
     record = UsageRecord.objects.get()
     assert (record.organization_id, record.payer_id) == (scene.acme.pk, world.personal(scene.ben.user).pk)
     # An organization's own key has nobody behind it: there fallback means strict.
-    answer = scene.gateway.ask(key=scene.key.secret, max_output_tokens=800_000)
+    answer = scene.gateway.ask(key=scene.key.secret, max_output_tokens=8000, n=100)
     assert refusal(answer) == (402, "org_wallet_empty", None)
 
 
@@ -427,7 +434,7 @@ def test_a_retry_with_the_same_key_is_the_same_hold(scene: Scene) -> None:
     own = {**body, "key": scene.bens.secret}
     assert send(own).status_code == 201
     # A refusal keeps nothing: with money there, the same key goes through.
-    dear = {**body, "max_output_tokens": 900_000 + 200}
+    dear = {**body, "max_output_tokens": 7500, "n": 120}
     assert send(dear, name="b").status_code == 201
     assert refusal(send(dear, name="c"))[:2] == (402, "org_wallet_empty")
     give(scene.acme, 10, "more")
