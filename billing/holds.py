@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
-    """A request that wants money set aside, at its worst case, for ``seconds``."""
+    """A request that wants money set aside, at its worst case, for ``seconds``.
+
+    ``sees_wallet``: whoever asks may be told what the organization's wallet has, should it not be enough.
+    """
 
     whose: Counted
     model: str
@@ -46,6 +49,7 @@ class Asked(NamedTuple):
     seconds: int
     fallback_id: UUID | None = None
     placed_by: UUID | None = None
+    sees_wallet: bool = False
 
 
 class Arrived(NamedTuple):
@@ -200,18 +204,26 @@ def _look_closer(asked: Asked, hold: Hold) -> tuple[UUID, Decimal, Locked, bool]
         return own, asked.whose.usd, wallet, wallet.has_budgets
     if both and other and _covers(wallets[other], other, asked, wallet.enforcement, hold):
         return other, asked.whose.usd, wallets[other], wallet.has_budgets
-    raise _refusal(wallet, own, personal_too=both)
+    raise _refusal(wallet, asked, personal_too=both)
 
 
-_SHORT = "What is available does not cover what this request may cost."
+def _refusal(wallet: Locked, asked: Asked, *, personal_too: bool) -> errors.ApiError:
+    """The refusal, with what was needed and, for who may see the organization's wallet, what there is of it.
 
-
-def _refusal(wallet: Locked, organization_id: UUID, *, personal_too: bool) -> errors.ApiError:
-    owner = organizations.find_ids([organization_id])[organization_id]
-    message = "The wallet is frozen." if wallet.frozen else _SHORT if wallet.available > 0 else ""
-    if owner.is_personal or personal_too:
-        return errors.InsufficientQuota(message)
-    return errors.OrgWalletEmpty(message)
+    What a caller has of their own stays untold: the answer may pass through a gateway of the organization.
+    """
+    owner = organizations.find_ids([asked.whose.organization_id])[asked.whose.organization_id]
+    family = errors.InsufficientQuota if owner.is_personal or personal_too else errors.OrgWalletEmpty
+    if wallet.frozen:
+        return family("The wallet is frozen.")
+    name = "The wallet" if owner.is_personal else f"The wallet of organization {owner.slug}"
+    message = f"{name} does not cover this request, which may cost up to {money.plain(asked.whose.usd)} USD"
+    if asked.sees_wallet:
+        available = max(wallet.available, money.ZERO)
+        # Money for other models, or of which too little is left by when the request may end.
+        scoped = ", not all of it for this request" if available >= asked.whose.usd > 0 else ""
+        message += f": {money.plain(available)} USD is available{scoped}"
+    return family(f"{message}. The caller's own wallet does not cover it either." if personal_too else f"{message}.")
 
 
 def _covers(wallet: Locked, payer_id: UUID, asked: Asked, enforcement: str, hold: Hold) -> bool:

@@ -94,7 +94,8 @@ def _asked(admission: Admission, asker: Principal) -> holds.Asked:
     customer, most, seconds = admission
     principal, owner = customer.principal, customer.organization
     whose = Counted(owner.id, principal.project_id, principal.member_id, principal.key_id, most.amount_usd, most.tokens)
-    return holds.Asked(whose, most.model, most.max_output_tokens, seconds, customer.fallback_id, asker.key_id)
+    sees = permissions.WALLET_READ in principal.permissions
+    return holds.Asked(whose, most.model, most.max_output_tokens, seconds, customer.fallback_id, asker.key_id, sees)
 
 
 def _show_placed(placed: holds.Placed, owner: OrganizationFacts) -> dict[str, Any]:

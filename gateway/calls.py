@@ -160,7 +160,10 @@ class Admitted(NamedTuple):
         """The hold that it needs."""
         who, most = self.principal, self.most
         whose = Counted(self.owner.id, who.project_id, who.member_id, who.key_id, most.amount_usd, most.tokens)
-        return holds.Asked(whose, most.model, most.max_output_tokens, settings.CALL_HOLD_SECONDS, self.fallback_id)
+        return holds.Asked(
+            whose, most.model, most.max_output_tokens, settings.CALL_HOLD_SECONDS, self.fallback_id,
+            sees_wallet=permissions.WALLET_READ in who.permissions,
+        )  # fmt: skip
 
     @property
     def input_tokens(self) -> int:

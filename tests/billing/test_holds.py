@@ -64,6 +64,7 @@ def place(owner: Organization, usd: str | int | Decimal = USD, *, model: str = M
         100,
         more.get("seconds", 600),
         more.get("fallback"),
+        sees_wallet=more.get("sees", False),
     )
     with transaction.atomic():
         return holds.place(asked).hold
@@ -155,6 +156,28 @@ def test_an_empty_wallet_is_refused_in_its_owners_words(books: Books) -> None:
     assert Hold.objects.count() == 0
 
 
+@pytest.mark.parametrize(
+    ("sees", "said"),
+    [
+        (True, "acme does not cover this request, which may cost up to 0.35 USD: 0.3 USD is available."),
+        (False, "acme does not cover this request, which may cost up to 0.35 USD."),
+    ],
+)
+def test_a_refusal_says_what_was_needed_and_what_there_is_to_who_may_know(db: None, sees: bool, said: str) -> None:
+    acme = organization("acme", usd="1")
+    place(acme, "0.7")
+    with pytest.raises(errors.OrgWalletEmpty) as refused:
+        place(acme, "0.35", sees=sees)
+    assert str(refused.value) == f"The wallet of organization {said}"
+
+
+def test_what_is_owed_is_nothing_that_is_available(db: None) -> None:
+    acme = organization("acme", usd="0.0001")
+    assert_all(record([usage_of(place(acme, "0.0001"))]), Status.CREATED)
+    with pytest.raises(errors.OrgWalletEmpty, match=r"may cost up to 0\.2 USD: 0 USD is available\.$"):
+        place(acme, "0.2", sees=True)
+
+
 def test_credit_can_be_held_down_to_its_limit(books: Books) -> None:
     acme = organization("acme", usd="1")
     change(acme, credit_limit_usd=Decimal(2))
@@ -225,8 +248,8 @@ def test_off_holds_nothing_and_refuses_nothing(books: Books) -> None:
 def test_credit_for_certain_models_is_held_for_those_only(books: Books) -> None:
     acme = organization("acme")
     give(acme, 1, "scoped", models=("gpt-4o",))
-    with pytest.raises(errors.OrgWalletEmpty):
-        place(acme, PICO)
+    with pytest.raises(errors.OrgWalletEmpty, match=r": 1 USD is available, not all of it for this request\.$"):
+        place(acme, PICO, sees=True)
     place(acme, "0.6", model="gpt-4o")
     with pytest.raises(errors.OrgWalletEmpty):
         place(acme, Decimal("0.4") + PICO, model="gpt-4o")
@@ -316,8 +339,12 @@ def test_where_neither_wallet_covers_it_the_caller_is_told_of_theirs(books: Book
         place(acme, 2, fallback=own.pk)
     change(acme, mode="fallback")
     with pytest.raises(errors.InsufficientQuota) as caught:
-        place(acme, 2, fallback=own.pk)
+        place(acme, 2, fallback=own.pk, sees=True)
     assert caught.value.code == "insufficient_quota"
+    assert str(caught.value) == (
+        "The wallet of organization acme does not cover this request, which may cost up to 2 USD: 1 USD is available."
+        " The caller's own wallet does not cover it either."
+    )
     with pytest.raises(errors.OrgWalletEmpty):
         place(acme, 2)
 

@@ -15,7 +15,7 @@ from billing.models import Budget, Hold
 from core import clock, ids
 from metering.models import UsageRecord
 from ops.models import IdempotencyKey
-from orgs import keys, members
+from orgs import caches, keys, members
 from orgs.keys import IssuedKey
 from orgs.models import Member, Organization, Role, User
 from tests import doors
@@ -299,6 +299,17 @@ def test_no_money_is_a_402_in_the_words_of_the_wallet(scene: Scene) -> None:
     empty = scene.gateway.ask(key=scene.key.secret, max_output_tokens=7500, n=120)
     assert refusal(empty) == (402, "org_wallet_empty", None)
     assert empty.json()["error"]["category"] == "quota_error"
+    # 1,000 × 0.27 + 120 × 7,500 × 1.10 = 990,270 millionths, and there was one dollar.
+    assert empty.json()["error"]["message"] == (
+        "The wallet of organization acme-labs does not cover this request, which may cost up to 0.99027 USD:"
+        " 0.00973 USD is available."
+    )
+    Role.objects.filter(name="member").update(permissions=["calls:make"])
+    caches.forget_all()
+    blind = scene.gateway.ask(key=scene.bens.secret, organization="acme-labs", max_output_tokens=7500, n=120)
+    assert blind.json()["error"]["message"] == (
+        "The wallet of organization acme-labs does not cover this request, which may cost up to 0.99027 USD."
+    )
     assert "Retry-After" not in empty.headers
     own = scene.gateway.ask(key=scene.bens.secret, max_output_tokens=8000, n=125)
     assert refusal(own) == (402, "insufficient_quota", None)

@@ -406,6 +406,7 @@ def test_two_calls_at_once_where_the_wallet_covers_one(acme: House, fake: Upstre
     assert len(fake.bodies) == 1
     refused = next(one.heard for one in both if one.heard.status == 402)
     assert refused.code == (402, "org_wallet_empty")
+    assert "USD is available." in refused.told["error"]["message"]
 
 
 def test_where_the_organization_s_wallet_is_empty_the_caller_s_own_may_pay(acme: House, fake: Upstream) -> None:
