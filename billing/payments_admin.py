@@ -352,6 +352,8 @@ class StripeEventAdmin(ActsAdmin[Any]):
     @admin.display(description="as it came")
     def body(self, row: StripeEvent) -> SafeString:
         """The object that it is about."""
+        if not row.payload:
+            return paragraphs("No longer kept.")
         told = json.loads(row.payload).get("data", {}).get("object", {})
         return paragraphs(json.dumps(told, indent=1, sort_keys=True)[:10_000])
 

@@ -86,6 +86,12 @@ def handle_stripe_events() -> str:
 
 
 @shared_task
+def trim_stripe_events() -> str:
+    """Empty events of Stripe's that are long done."""
+    return jobs.run("trim_stripe_events", lambda: f"emptied {inbox.trim()}")
+
+
+@shared_task
 def look_at_payments() -> str:
     """Ask Stripe about payments and refunds whose time has come."""
     return jobs.run("look_at_payments", settlement.sweep)

@@ -82,6 +82,7 @@ JOBS: Final[dict[str, Job]] = {
     "settle_grants": Job("billing.tasks.settle_grants", 10 * SECOND, queue=MONEY),
     "handle_stripe_events": Job("billing.tasks.handle_stripe_events", 3 * SECOND, queue=MONEY),
     "look_at_payments": Job("billing.tasks.look_at_payments", 10 * SECOND, queue=MONEY),
+    "trim_stripe_events": Job("billing.tasks.trim_stripe_events", DAY, at=2 * HOUR + 23 * MINUTE),
     "recharge": Job("billing.tasks.recharge", 10 * SECOND, queue=MONEY),
     "close_periods": Job("billing.tasks.close_periods", 15 * MINUTE),
     "finalize_invoices": Job("billing.tasks.finalize_invoices", 15 * MINUTE, at=5 * MINUTE),

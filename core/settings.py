@@ -340,6 +340,10 @@ USAGE_KEEP_MONTHS = (
     env.integer("USAGE_KEEP_MONTHS", 24, low=24, high=1200) if env.text("USAGE_KEEP_MONTHS", "") else None
 )
 ARCHIVE_DIR = env.folder("ARCHIVE_DIR", str(DATA_DIR / "archive"))
+# What was done about it stays for ever; a mail that was sent and the body of an event of Stripe's that was handled do
+# not. Longer than messages live, so that no mail is written anew, and than Stripe tells of its events.
+MAIL_KEEP_DAYS = env.integer("MAIL_KEEP_DAYS", 400, low=60, high=36_500)
+STRIPE_EVENT_KEEP_DAYS = env.integer("STRIPE_EVENT_KEEP_DAYS", 400, low=60, high=36_500)
 # Payments by card. Without a key they are off: nothing is sold, nothing is asked of Stripe.
 STRIPE_API_KEY = env.text("STRIPE_API_KEY", "")
 # What proves Stripe's webhooks; several while one replaces another.

@@ -42,6 +42,8 @@ PAUSE = timedelta(minutes=1)
 LEASE = timedelta(minutes=15)
 # A run of the job takes no new mail after this.
 RUN = timedelta(seconds=20)
+TRIM_ROWS = 1000
+TRIM_ROUNDS_MAX = 1000
 SUBJECT_CHARS_MAX = 200
 FAILURE_CHARS_MAX = 300
 
@@ -173,6 +175,25 @@ def again(*, mail_id: UUID, by: Actor) -> Mail:
             actor=by, verb="mail.sent_again", subject=row, organization=row.organization, details={"before": before}
         )
     return row
+
+
+def trim(*, at: datetime | None = None) -> int:
+    """Forget mails that were sent ``MAIL_KEEP_DAYS`` before an instant (now), oldest first; how many.
+
+    What waits, is in doubt or has failed stays. From then on the same could be told a second time: who posts must
+    not come back to it so late.
+    """
+    end = (at or database_now()) - timedelta(days=settings.MAIL_KEEP_DAYS)
+    trimmed = 0
+    for _ in range(TRIM_ROUNDS_MAX):
+        old = Mail.objects.filter(state=State.SENT, pk__lt=ids.floor(end), sent_at__lt=end).order_by("pk")
+        # Asked again when it goes: somebody may send one of them anew.
+        found = list(old.values_list("pk", flat=True)[:TRIM_ROWS])
+        done, _rows = Mail.objects.filter(pk__in=found, state=State.SENT).delete()
+        trimmed += done
+        if len(found) < TRIM_ROWS:
+            break
+    return trimmed
 
 
 def _doubt() -> int:

@@ -44,8 +44,11 @@ def send_mails() -> str:
 
 @shared_task
 def trim_messages() -> str:
-    """Forget deliveries and messages that are long done."""
-    return jobs.run("trim_messages", lambda: f"forgot {deliveries.trim()} deliveries, {outbox.trim()} messages")
+    """Forget deliveries, messages and mails that are long done."""
+    return jobs.run(
+        "trim_messages",
+        lambda: f"forgot {deliveries.trim()} deliveries, {outbox.trim()} messages, {mails.trim()} mails",
+    )
 
 
 @shared_task

@@ -285,8 +285,8 @@ class Dispute(models.Model):
 class StripeEvent(models.Model):
     """An event as Stripe sent it, proven and kept before anything is done about it.
 
-    Written by ``billing.processor.inbox``. ``payload`` is the body to the byte. Only what is ``processed`` or
-    ``ignored`` is never handled again.
+    Written by ``billing.processor.inbox``. ``payload`` is the body to the byte, until it is emptied long after it was
+    handled. Only what is ``processed`` or ``ignored`` is never handled again.
     """
 
     undeletable: ClassVar[bool] = True
@@ -314,7 +314,14 @@ class StripeEvent(models.Model):
     class Meta:
         db_table = "stripe_event"
         ordering = ("-id",)
-        indexes = (models.Index(fields=("id",), name="stripe_event_waiting", condition=Q(state="received")),)
+        indexes = (
+            models.Index(fields=("id",), name="stripe_event_waiting", condition=Q(state="received")),
+            models.Index(
+                fields=("id",),
+                name="stripe_event_whole",
+                condition=Q(state__in=("processed", "ignored")) & ~Q(payload=""),
+            ),
+        )
         constraints = (
             models.CheckConstraint(
                 name="stripe_event_has_an_outcome",

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from billing.models import Payment, StripeEvent
 from billing.processor import client, customers, facts
 from billing.processor.client import Client, InDoubt, Object, Off, Refused
 from billing.processor.facts import Mismatch
-from core import clock, failpoints, ids
+from core import clock, errors, failpoints, ids
 from core.transactions import retry
 from ops import jobs, outbox
 from orgs import audit
@@ -45,6 +45,8 @@ ATTEMPTS_MAX = 8
 LEASE = timedelta(minutes=2)
 SWEEP = 100
 SWEEP_RUN = timedelta(seconds=45)
+TRIM_ROWS = 1000
+TRIM_ROUNDS_MAX = 1000
 
 
 class Forged(Exception):
@@ -352,11 +354,16 @@ def sweep() -> str:
 
 
 def replay(*, event_id: UUID, by: Actor) -> str:
-    """Handle an event again, whatever became of it: what it asks for is done once all the same; how it stands then."""
+    """Handle an event again, whatever became of it: what it asks for is done once all the same; how it stands then.
+
+    Raises ``Conflict`` for one whose body has been emptied.
+    """
 
     @transaction.atomic(durable=True)
     def reopen() -> None:
         row = StripeEvent.objects.select_for_update(no_key=True).get(pk=event_id)
+        if not row.payload:
+            raise errors.Conflict("What this event said is no longer kept; Stripe's own pages may still show it.")
         before: dict[str, Any] = {"state": str(row.state), "outcome": row.outcome}
         row.state, row.outcome, row.attempts = State.RECEIVED, "", 0
         row.handled_at, row.next_attempt_at = None, clock.now()
@@ -365,3 +372,21 @@ def replay(*, event_id: UUID, by: Actor) -> str:
 
     retry(reopen)
     return handle(event_id)
+
+
+def trim(*, at: datetime | None = None) -> int:
+    """Empty the bodies of events that were done with ``STRIPE_EVENT_KEEP_DAYS`` before an instant (now); how many.
+
+    The rows stay, so an event that comes again is known. What waits or is parked is left as it came.
+    """
+    end = (at or clock.now()) - timedelta(days=settings.STRIPE_EVENT_KEEP_DAYS)
+    done = StripeEvent.objects.filter(state__in=(State.PROCESSED, State.IGNORED)).exclude(payload="")
+    trimmed = 0
+    for _ in range(TRIM_ROUNDS_MAX):
+        old = done.filter(pk__lt=ids.floor(end), handled_at__lt=end).order_by("pk")
+        found = list(old.values_list("pk", flat=True)[:TRIM_ROWS])
+        # Asked again when it goes: somebody may replay one of them.
+        trimmed += done.filter(pk__in=found).update(payload="")
+        if len(found) < TRIM_ROWS:
+            break
+    return trimmed

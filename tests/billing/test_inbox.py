@@ -8,11 +8,12 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 
 from billing.models import Payment, StripeCustomer, StripeEvent, TopUp
 from billing.processor import client, facts, inbox
-from core import failpoints
+from core import clock, errors, failpoints
 from orgs.models import AuditEntry
 from tests.billing.paying import (
     ASKS_ALWAYS,
@@ -402,3 +403,38 @@ def test_a_process_that_is_killed_while_it_handles_an_event_leaves_it_waiting_or
     fake_clock.move(timedelta(minutes=10))
     inbox.sweep()
     assert (handled()[event], standing(acme).posted) == ("processed", 50)
+
+
+def test_bodies_of_events_that_are_long_done_are_emptied_and_the_events_stay_known(
+    books: Books, fake: StripeFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "TRIM_ROWS", 1)
+    acme = organization("acme")
+    fake.pay(asked(acme).session_id or "")
+    deliver(fake)
+    done = dict(handled())
+    assert set(done.values()) == {"processed", "ignored"}
+    parked, waiting = StripeEvent.objects.order_by("pk")[:2]
+    StripeEvent.objects.filter(pk=parked.pk).update(state="failed")
+    StripeEvent.objects.filter(pk=waiting.pk).update(state="received", outcome="", handled_at=None)
+    later = clock.now() + timedelta(days=400)
+    assert inbox.trim(at=later - timedelta(minutes=1)) == 0
+    assert inbox.trim(at=later + timedelta(minutes=1)) == len(done) - 2
+    assert inbox.trim(at=later + timedelta(minutes=1)) == 0
+    assert set(StripeEvent.objects.exclude(payload="").values_list("pk", flat=True)) == {parked.pk, waiting.pk}
+    row = StripeEvent.objects.filter(payload="", state="processed")[0]
+    assert (row.outcome != "", row.kind != "") == (True, True)
+    # It comes once more: it is known, and says no more than it did.
+    assert post(fake, row.stripe_id) == 200
+    assert (handled()[row.stripe_id], standing(acme).posted) == ("processed", 50)
+    with pytest.raises(errors.Conflict, match="no longer kept"):
+        inbox.replay(event_id=row.pk, by=BY)
+    assert handled()[row.stripe_id] == "processed"
+
+
+def test_the_events_to_be_emptied_are_found_by_an_index(db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    with CaptureQueriesContext(connection) as seen:
+        inbox.trim()
+    assert any("stripe_event_whole" in line for (line,) in rows(f"EXPLAIN {seen[0]['sql']}"))

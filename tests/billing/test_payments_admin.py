@@ -1,5 +1,6 @@
 """The desk's pages of payments: read whole, and what can be done about them."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,8 @@ from django.urls import reverse
 
 from billing import refunds
 from billing.models import Payment, Refund, StripeEvent, TopUpLimit
+from billing.processor import inbox
+from core import clock
 from ops.models import Approval
 from orgs.models import AuditEntry
 from tests import desk
@@ -86,6 +89,9 @@ def test_an_event_is_replayed_and_a_payment_looked_at_again(root: Client, fake: 
     assert standing(acme).posted == 50
     assert AuditEntry.objects.filter(verb="stripe_event.replayed").count() == 1
     assert Payment.objects.get(pk=made.pk).state == "succeeded"
+    inbox.trim(at=clock.now() + timedelta(days=401))
+    assert "No longer kept." in desk.read(root, page(event)).text
+    assert "no longer kept" in do(root, event, "replay")
 
 
 def test_a_limit_is_set_for_an_organization(root: Client, fake: StripeFake) -> None:

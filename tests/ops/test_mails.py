@@ -15,7 +15,7 @@ from django.core.mail.backends.locmem import EmailBackend
 from django.db import IntegrityError, transaction
 from django.test import override_settings
 
-from core import errors
+from core import clock, errors
 from core.transactions import database_now
 from ops import mails
 from ops.mails import Attachment
@@ -263,3 +263,26 @@ def test_a_mail_says_when_it_was_sent_and_only_then(db: None) -> None:
         Mail.objects.update(state=State.SENT)
     with pytest.raises(IntegrityError, match="mail_pending"), transaction.atomic():
         Mail.objects.update(next_attempt_at=None)
+
+
+def test_only_what_was_sent_long_ago_is_forgotten(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mails, "TRIM_ROWS", 2)
+    for key in ("a", "b", "c"):
+        post(key)
+    mails.send_due()
+    for key in ("waits", "failed", "doubtful"):
+        post(key)
+        if key != "waits":
+            Mail.objects.filter(key=key).update(state=key, next_attempt_at=None)
+    later = clock.now() + timedelta(days=400)
+    assert mails.trim(at=later - timedelta(minutes=1)) == 0
+    assert mails.trim(at=later + timedelta(minutes=1)) == 3
+    assert set(Mail.objects.values_list("key", flat=True)) == {"waits", "failed", "doubtful"}
+
+
+def test_an_old_mail_that_somebody_sent_again_lately_is_kept(books: Books) -> None:
+    post()
+    mails.send_due()
+    later = clock.now() + timedelta(days=401)
+    Mail.objects.update(sent_at=later - timedelta(days=1))
+    assert mails.trim(at=later) == 0
