@@ -32,6 +32,7 @@ from django.utils.text import Truncator
 
 import billing.reconciliation_admin  # noqa: F401 - registers its pages
 from billing import closing, corrections, figures, margins, payments_admin, rerating, wallets  # noqa: F401
+from billing.closures_admin import CLOSING
 from billing.explain import Explanation, Part, arithmetic, explain
 from billing.invoice_admin import InvoiceAdmin, invoice_link
 from billing.models import (
@@ -234,7 +235,7 @@ admin.site.unregister(Organization)
 
 
 @admin.register(Organization)
-class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
+class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin, ActsAdmin[Any]):
     """Organizations with their wallet, members, keys and latest usage."""
 
     list_filter = (
@@ -243,6 +244,7 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin):
     )
     sortable_by = ("slug", "created_at")
     search_help_text = "An organization's id, how its slug begins, its whole name, or a person's e-mail address."
+    acts = CLOSING
     panels = (
         (
             "Wallet",

@@ -193,6 +193,13 @@ def set_recharge(
     return made
 
 
+def stop_recharge(*, organization_id: UUID, by: Actor) -> None:
+    """Let a wallet ask for no more top-ups by itself, inside the caller's transaction; its terms stay."""
+    if Recharge.objects.filter(pk=organization_id, enabled=True).update(enabled=False):
+        owner = Organization.objects.get(pk=organization_id)
+        audit.note(actor=by, verb="recharge.set", subject=owner, organization=owner, details={"enabled": False})
+
+
 def check_amount(amount_usd: Decimal) -> None:
     """Raise ``OutOfRange`` unless customers may buy that much at once."""
     if not money.holds(amount_usd) or not USD_MIN <= amount_usd <= USD_MAX or amount_usd % CENT:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from psycopg.types.json import Jsonb
 
 from core import clock, money, wire
@@ -94,6 +94,11 @@ def rows_of(organization_id: UUID, event_id: str) -> list[UUID]:
     """The rows, open or not, that keep an organization's event: one that also named an unknown key has its own."""
     rows = Quarantine.objects.filter(organization_id=organization_id, event_id=event_id).order_by("id")
     return list(rows.values_list("id", flat=True))
+
+
+def open_of(organization_id: UUID) -> QuerySet[Quarantine]:
+    """An organization's events that are still to be charged."""
+    return Quarantine.objects.filter(organization_id=organization_id, resolved_at__isnull=True)
 
 
 def row(row_id: UUID) -> Quarantine:

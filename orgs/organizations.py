@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from uuid import UUID
 from zoneinfo import available_timezones
@@ -12,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
-from core import ids
+from core import clock, ids
 from core.errors import Conflict, OutOfRange, PermissionDenied
 from orgs import audit, caches, members
 from orgs.audit import Actor
@@ -190,6 +191,39 @@ def set_price_group(*, organization: Organization, group: str, by: Actor) -> Non
         details={"before": locked.price_group, "after": group},
     )
     caches.bump()
+
+
+@transaction.atomic
+def close(*, organization: Organization, reason: str, by: Actor) -> Organization:
+    """Stop an organization's keys and lock its people out; closing it again changes nothing.
+
+    Whoever calls has seen to its money. Raises ``Conflict`` for a person's own.
+    """
+    locked = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+    if locked.is_personal:
+        raise Conflict("A person's own organization ends with their account: make the person inactive.")
+    return locked if locked.closed_at is not None else _mark(locked, clock.now(), "closed", reason=reason, by=by)
+
+
+@transaction.atomic
+def reopen(*, organization: Organization, reason: str, by: Actor) -> Organization:
+    """Let its keys and people in again; one that is open stays so."""
+    locked = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+    return locked if locked.closed_at is None else _mark(locked, None, "reopened", reason=reason, by=by)
+
+
+def _mark(organization: Organization, at: datetime | None, verb: str, *, reason: str, by: Actor) -> Organization:
+    before = organization.closed_at
+    organization.closed_at = at
+    organization.save(update_fields=["closed_at"])
+    told = {"reason": reason, "before": _told(before), "after": _told(at)}
+    audit.note(actor=by, verb=f"organization.{verb}", subject=organization, organization=organization, details=told)
+    caches.bump()
+    return organization
+
+
+def _told(at: datetime | None) -> str:
+    return "open" if at is None else f"closed {at.isoformat(timespec='seconds')}"
 
 
 def find_slugs(slugs: Collection[str]) -> dict[str, OrganizationFacts]:

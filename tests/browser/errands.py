@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from billing import adjustments, bank, budgets, profiles, provider_bills, refunds, rerating, wallets
+from billing import adjustments, bank, budgets, closures, profiles, provider_bills, refunds, rerating, wallets
 from billing.models import BillingPeriod, Difference, Invoice, Rerating
 from core import ids
 from core.admin import Act, Acting, VerbAdmin
@@ -33,6 +33,7 @@ def errands(of: House, fake: StripeFake) -> None:
     """At least one row for each act."""
     owner, now = of.organization, timezone.now()
     wallets.freeze(organization_id=world.organization("frozen-labs").pk, reason="a stolen card", by=BY)
+    closures.close(organization_id=world.organization("closed-labs").pk, reason="they have left", by=BY)
     # Waiting for a second person.
     adjustments.ask(
         organization_id=owner.pk, kind="grant", amount_usd=Decimal("812.5"), reason="an outage in May", by=BY
