@@ -202,6 +202,7 @@ class ApiKey(models.Model):
 
     class Meta:
         db_table = "api_key"
+        verbose_name = "API key"
         constraints = (
             models.CheckConstraint(
                 name="api_key_kind",

@@ -76,6 +76,7 @@ class Rerating(models.Model):
 
     class Meta:
         db_table = "rerating"
+        verbose_name = "re-rating"
         ordering = ("-id",)
 
     def __str__(self) -> str:

@@ -56,6 +56,9 @@ def test_every_page_stands_in_the_menu_once() -> None:
 def test_the_menu_shows_each_person_what_they_may_see() -> None:
     assert entries(superuser())[:3] == ["Today", "Wallets", "Transfers"]
     assert entries(clerk("view_wallet", "view_quarantine")) == ["Today", "Wallets", "Quarantined events"]
+    assert entries(clerk("view_apikey", "view_rerating", email="both@example.com")) == [
+        "Today", "Re-ratings", "API keys",
+    ]  # fmt: skip
     assert entries(clerk(email="nobody@example.com")) == ["Today"]
 
 
