@@ -2,7 +2,7 @@
 
 The only module that writes ``Channel`` and ``Route``. A change holds in every process as soon as it asks whether
 its caches still do (``CACHE_POLL_MS``). A channel's key is in the environment, or in its row, sealed
-(``ops.sealing``): what has been put there is sent upstream and shown to nobody.
+(``core.sealing``): what has been put there is sent upstream and shown to nobody.
 """
 
 import contextlib
@@ -18,10 +18,9 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from core import errors
+from core import errors, sealing
 from gateway.models import Channel, Route
 from metering import catalog
-from ops import sealing
 from orgs import audit, caches
 from orgs.audit import Actor
 

@@ -21,7 +21,7 @@ class Channel(models.Model):
 
     Written by ``gateway.channels``. ``serves`` maps the catalog's ids to the upstream's; ``*`` stands for every
     id, unchanged. Its key is in the environment variable that ``key_env`` names, or in ``sealed_key``, encrypted
-    (``ops.sealing``) and bound to the row; never in both, and nobody is shown it.
+    (``core.sealing``) and bound to the row; never in both, and nobody is shown it.
     """
 
     class Kind(models.TextChoices):

@@ -21,9 +21,9 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
-from core import clock, errors, failpoints, ids, wire
+from core import clock, errors, failpoints, ids, sealing, wire
 from core.transactions import database_now, retry
-from ops import egress, endpoints, happenings, outbox, sealing, signatures
+from ops import egress, endpoints, happenings, outbox, signatures
 from ops.models import OutboxMessage, WebhookDelivery, WebhookEndpoint
 from orgs import audit
 from orgs.audit import Actor

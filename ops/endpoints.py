@@ -1,7 +1,7 @@
 """Where organizations want to be told what happens. The only module that writes ``WebhookEndpoint``.
 
 Every read starts from the organization, so a foreign endpoint and a made-up one are the same: not there.
-A secret is shown when it is made and never again; it is kept sealed (``ops.sealing``), because unlike a key's
+A secret is shown when it is made and never again; it is kept sealed (``core.sealing``), because unlike a key's
 it is needed to sign with. One endpoint is sent to by one sender at a time (``take``, ``settle``).
 """
 
@@ -14,8 +14,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
-from core import clock, errors, ids
-from ops import egress, happenings, outbox, sealing, signatures
+from core import clock, errors, ids, sealing
+from ops import egress, happenings, outbox, signatures
 from ops.models import ENDPOINTS_MAX, WebhookEndpoint
 from orgs import audit
 from orgs.audit import Actor

@@ -210,7 +210,7 @@ class WebhookEndpoint(models.Model):
     """Where an organization wants to be told what happens. Written by ``ops.endpoints``.
 
     ``kinds`` are the kinds of message that it wants, none for all. The secrets are sealed
-    (``ops.sealing``); the old one signs too until ``old_secret_until``. ``slot`` is one of so many that
+    (``core.sealing``); the old one signs too until ``old_secret_until``. ``slot`` is one of so many that
     an organization has. ``failing_since`` is the first failure since the last success, and until
     ``busy_until`` somebody is sending to it. A deleted one has no secrets left.
     """

@@ -9,8 +9,8 @@ from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.test import override_settings
 
-from core import clock, errors, ids
-from ops import endpoints, sealing, signatures
+from core import clock, errors, ids, sealing
+from ops import endpoints, signatures
 from ops.endpoints import FAILING_MAX
 from ops.models import OutboxMessage, WebhookEndpoint
 from orgs.models import AuditEntry, Organization

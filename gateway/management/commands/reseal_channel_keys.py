@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from core.sealing import Unreadable
 from gateway import channels
-from ops.sealing import Unreadable
 from orgs.audit import system
 
 

@@ -1,6 +1,6 @@
 """Secrets as they lie in the database: unreadable to who has the rows alone. Pure.
 
-A webhook's secret must be readable to sign with, so unlike a key's it cannot be kept as a digest. It is
+A secret that must be readable, such as a webhook's to sign with, cannot be kept as a digest, unlike a key's. It is
 kept encrypted under the installation's ``SECRET_KEY`` with AES-256-GCM (NIST SP 800-38D), bound to what it
 is the secret of: a copy of the database forges no messages, and nobody moves a secret to another row.
 

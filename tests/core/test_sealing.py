@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import sealing
-from ops.sealing import Unreadable
+from core import sealing
+from core.sealing import Unreadable
 
 short = st.binary(max_size=100)
 names = st.text(min_size=1, max_size=20)
