@@ -1,24 +1,33 @@
 """The second factor of staff. The only module that writes ``TOTPDevice``, ``StaticDevice`` and ``StaticToken``.
 
 An authenticator app (RFC 6238), and ten recovery codes for the day the phone is gone; django-otp keeps both, counts
-their failures and makes each next try wait twice as long. Of a recovery code only the digest is kept. A device is never
+their failures and makes each next try wait twice as long. Of a recovery code only the digest is kept; an app's secret
+is needed to work out its codes, so it lies sealed (``core.sealing``), bound to its person. A device is never
 stored before its owner has shown a code of it: until then the secret belongs to one sign-in and to nobody else's.
 """
 
+import contextlib
 import hashlib
+import logging
 import secrets
-from base64 import b32encode
+from base64 import b32encode, b64decode, b64encode
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django_otp.oath import TOTP
 from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from core import clock, errors
+from core import clock, errors, sealing
 from orgs import audit
+from orgs.audit import Actor
 from orgs.models import User
+
+log = logging.getLogger(__name__)
 
 CODES: Final = 10
 # 80 bits: what no search of digests finds.
@@ -26,6 +35,8 @@ CODE_BYTES: Final = 10
 # What django-otp's column holds; 80 bits of a digest.
 KEPT_CHARS: Final = 16
 SECRET_BYTES: Final = 20
+# Begins a secret that is sealed; one of before that is hexadecimal. Both fit the column's 80 characters.
+SEALED: Final = "sealed:"
 APP: Final = "authenticator app"
 REASON_LENGTH_MAX: Final = 500
 
@@ -35,6 +46,12 @@ class WrongCode(errors.PermissionDenied):
 
     code = "wrong_code"
     default = "This code is wrong, or was used before. Take the one that your app shows now."
+
+
+class Unreadable(WrongCode):
+    """The secret of a person's app was sealed under a key that is not here."""
+
+    default = "The second factor of this account cannot be read here any more. A superuser resets it."
 
 
 class CodeTooSoon(errors.RateLimited):
@@ -108,6 +125,7 @@ def confirm(*, person: User, secret: str, code: str) -> tuple[TOTPDevice, list[s
         if not digits.isdecimal() or not shown.verify(int(digits), device.tolerance):
             raise errors.OutOfRange("This is not what the app shows now. Is the phone's clock right?", param="code")
         device.last_t, device.drift, device.last_used_at = shown.t(), shown.drift, clock.now()
+        device.key = _sealed(person.pk, bytes.fromhex(secret))
         device.save()
         codes = _replace_codes(person)
         audit.note(
@@ -122,7 +140,7 @@ def confirm(*, person: User, secret: str, code: str) -> tuple[TOTPDevice, list[s
 def verify(*, person: User, code: str) -> Any:
     """The device of the person's that this is a code of; it is no code any more.
 
-    Raises ``WrongCode`` or ``CodeTooSoon``. A failure is counted, so it is committed.
+    Raises ``WrongCode``, ``Unreadable`` or ``CodeTooSoon``. A failure is counted, so it is committed.
     """
     said = _read(code)
     by_app = said.isdecimal() and len(said) <= 8
@@ -133,7 +151,7 @@ def verify(*, person: User, code: str) -> Any:
         if device is None:
             raise WrongCode
         allowed, why = device.verify_is_allowed()
-        right = allowed and device.verify_token(said if by_app else _kept(said))
+        right = allowed and (_is_shown(device, said) if by_app else device.verify_token(_kept(said)))
         if right and not by_app:
             audit.note(
                 actor=audit.user(person),
@@ -171,6 +189,70 @@ def reset(*, person: User, by: User, reason: str) -> None:
             subject=person,
             details={"reason": reason, "before": _told(before), "after": _told(Standing(0, 0))},
         )
+
+
+class Resealed(NamedTuple):
+    """How many secrets were sealed anew, and how many no key here opens: these are left as they are."""
+
+    sealed: int
+    unreadable: int
+
+
+@transaction.atomic
+def reseal(*, by: Actor) -> Resealed:
+    """Seal under ``SECRET_KEY`` what lies under one of ``SECRET_KEY_FALLBACKS``, or readable, as it did once."""
+    sealed = unreadable = 0
+    for device in TOTPDevice.objects.select_for_update(no_key=True, of=("self",)).select_related("user").order_by("pk"):
+        if device.key.startswith(SEALED):
+            with contextlib.suppress(sealing.Unreadable):
+                _opened(device, masters=[settings.SECRET_KEY])
+                continue
+        try:
+            secret = _opened(device)
+        except sealing.Unreadable:
+            unreadable += 1
+            continue
+        device.key = _sealed(device.user_id, secret)
+        device.save(update_fields=["key"])
+        audit.note(actor=by, verb="second_factor.sealed", subject=device.user, details={})
+        sealed += 1
+    return Resealed(sealed, unreadable)
+
+
+def _is_shown(device: TOTPDevice, digits: str) -> bool:
+    """Whether the app shows this now, or shortly before or after. No code counts twice; after a failure the next waits.
+
+    As django-otp's ``verify_token``, which reads a secret only as it lies there.
+    """
+    try:
+        app = TOTP(_opened(device), device.step, device.t0, device.digits, device.drift)
+    except sealing.Unreadable as error:
+        log.warning("the second factor of %s was %s", device.user_id, error)
+        raise Unreadable from error
+    app.time = clock.now().timestamp()
+    if not app.verify(int(digits), device.tolerance, device.last_t + 1):
+        device.throttle_increment(commit=True)
+        return False
+    device.last_t, device.drift = app.t(), app.drift
+    device.throttle_reset(commit=False)
+    device.set_last_used_timestamp(commit=False)
+    device.save()
+    return True
+
+
+def _sealed(person_id: UUID, secret: bytes) -> str:
+    """A secret as it lies in the row."""
+    hidden = sealing.seal(secret, context=person_id.bytes, master=settings.SECRET_KEY)
+    return SEALED + b64encode(hidden).decode()
+
+
+def _opened(device: TOTPDevice, *, masters: Sequence[str] | None = None) -> bytes:
+    """The secret of a row. Raises ``sealing.Unreadable``."""
+    if not device.key.startswith(SEALED):
+        return bytes.fromhex(device.key)
+    hidden = b64decode(device.key.removeprefix(SEALED))
+    known = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS] if masters is None else masters
+    return sealing.unseal(hidden, context=device.user_id.bytes, masters=known)
 
 
 def _replace_codes(person: User) -> list[str]:

@@ -1,16 +1,22 @@
 """Devices of staff: how they are made, used and reset."""
 
+import io
+
 import pytest
+from django.core.management import call_command
+from django.test import override_settings
 from django_otp.plugins.otp_static.models import StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
-from core import errors
+from core import errors, ids
 from orgs import second_factor
 from orgs.models import AuditEntry, User
-from orgs.second_factor import CodeTooSoon, EnrolledBefore, Standing, WrongCode
+from orgs.second_factor import CodeTooSoon, EnrolledBefore, Standing, Unreadable, WrongCode
 from tests import desk
+from tests.billing.world import rows
 from tests.books import Books
 from tests.orgs.signing import code, enrolled, reaches, signed_in, staff
+from tests.orgs.world import BY
 from tests.proofs import proves
 
 
@@ -50,6 +56,64 @@ def test_of_a_recovery_code_only_a_digest_is_kept(db: None) -> None:
     assert len(kept) == 10
     plain = {each.replace(" ", "") for each in codes}
     assert not kept & (plain | {each.upper() for each in plain})
+
+
+def test_the_secret_of_an_app_lies_sealed_and_still_opens_the_desk(db: None) -> None:
+    person = staff()
+    secret, _ = enrol(person)
+    kept = TOTPDevice.objects.get()
+    assert kept.key.startswith("sealed:")
+    assert secret not in str(rows("SELECT t::text FROM otp_totp_totpdevice t"))
+    assert second_factor.verify(person=person, code=code(secret, steps=1)).pk == kept.pk
+    # What it is by then still stands sealed, and the code is used.
+    assert TOTPDevice.objects.get().key == kept.key
+    with pytest.raises(WrongCode):
+        second_factor.verify(person=person, code=code(secret, steps=1))
+
+
+def test_a_sealed_secret_is_of_its_person_only(db: None) -> None:
+    ada, bob = staff(), staff("bob@example.com")
+    secret, _ = enrol(ada)
+    enrol(bob)
+    TOTPDevice.objects.filter(user=bob).update(key=TOTPDevice.objects.get(user=ada).key)
+    with pytest.raises(Unreadable, match="A superuser resets it"):
+        second_factor.verify(person=bob, code=code(secret, steps=1))
+
+
+def test_after_the_secret_key_was_replaced_apps_work_and_are_sealed_anew(db: None) -> None:
+    person, before = staff(), "k" * 50
+    with override_settings(SECRET_KEY=before):
+        secret, _ = enrol(person)
+    with override_settings(SECRET_KEY_FALLBACKS=[before]):
+        second_factor.verify(person=person, code=code(secret, steps=1))
+        told = io.StringIO()
+        call_command("reseal_second_factors", stdout=told)
+        assert told.getvalue() == "1 sealed anew, 0 cannot be opened\n"
+    TOTPDevice.objects.update(last_t=-1)
+    second_factor.verify(person=person, code=code(secret))
+    assert second_factor.reseal(by=BY) == (0, 0)
+    entry = AuditEntry.objects.get(verb="second_factor.sealed")
+    assert (entry.actor_label, entry.subject_id) == ("reseal_second_factors", ids.show("user", person.pk))
+
+
+def test_what_no_key_opens_is_left_for_a_reset(db: None) -> None:
+    person = staff()
+    with override_settings(SECRET_KEY="k" * 50):
+        secret, _ = enrol(person)
+    kept = TOTPDevice.objects.get().key
+    with pytest.raises(Unreadable):
+        second_factor.verify(person=person, code=code(secret, steps=1))
+    assert second_factor.reseal(by=BY) == (0, 1)
+    assert TOTPDevice.objects.get().key == kept
+
+
+def test_a_secret_of_before_is_read_and_sealed_by_the_next_preparation(books: Books) -> None:
+    person = staff()
+    secret = enrolled(person)
+    second_factor.verify(person=person, code=code(secret))
+    call_command("prepare", stdout=io.StringIO())
+    assert TOTPDevice.objects.get().key.startswith("sealed:")
+    second_factor.verify(person=person, code=code(secret, steps=1))
 
 
 def test_one_code_lets_one_of_many_in(books: Books) -> None:
@@ -95,12 +159,12 @@ def test_only_a_superuser_resets_and_only_somebody_elses(db: None) -> None:
 
 def test_a_reset_is_an_act_with_a_reason_that_closes_what_is_open(db: None) -> None:
     person = staff()
-    theirs, _ = signed_in()
+    theirs, shown_once = signed_in()
     device = TOTPDevice.objects.get(user=person)
     root = desk.superuser()
     place = f"/admin/otp_totp/totpdevice/{device.pk}/reset/"
     shown = desk.read(root, f"/admin/otp_totp/totpdevice/{device.pk}/change/")
-    for secret in (device.key, second_factor.written(device.key).replace(" ", "")):
+    for secret in (device.key, shown_once, second_factor.written(shown_once).replace(" ", "")):
         assert secret not in shown.text
     exported = root.get("/admin/otp_totp/totpdevice/export/")
     assert exported.status_code == 403

@@ -52,6 +52,7 @@ class Command(BaseCommand):
                 cursor.execute(f"SET lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
             call_command("migrate", interactive=False, verbosity=0)
             call_command("apply_staff_roles")
+            call_command("reseal_second_factors", stdout=io.StringIO())
             call_command("load_prices", str(SEED), "--publish", "--skip-late", stdout=io.StringIO())
             if options["demo"]:
                 self._demo(base_url=options["demo"])
