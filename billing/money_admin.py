@@ -1,7 +1,7 @@
 """The desk's pages of what a wallet is made of: grants, holds, ceilings, sealed days, and money moved by hand.
 
 What finance does about a wallet are the ``ACTS`` of its page, each with a right of its own. The
-page itself, with organizations, transfers and records, is in ``billing.admin``.
+page itself is in ``billing.wallet_admin``.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,4 @@
-"""The desk's pages of what customers pay through Stripe, and what finance does about it.
-
-``billing.admin`` reads this module, so that the pages exist.
-"""
+"""The desk's pages of what customers pay through Stripe, and what finance does about it."""
 
 import json
 from typing import Any
@@ -13,7 +10,18 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from billing import payments, refunds, settlement, topups
-from billing.models import Dispute, Payment, PaymentCard, Refund, StripeCustomer, StripeEvent, TopUpLimit, Transfer
+from billing.models import (
+    Dispute,
+    Payment,
+    PaymentCard,
+    Recharge,
+    Refund,
+    StripeCustomer,
+    StripeEvent,
+    TopUp,
+    TopUpLimit,
+    Transfer,
+)
 from billing.money_admin import ids_of, transfer_link, wallet_link
 from billing.processor import client, inbox
 from core import money
@@ -422,3 +430,49 @@ class TopUpLimitAdmin(ActsAdmin[Any]):
     def daily(self, row: TopUpLimit) -> str:
         """All top-ups together."""
         return money.plain(row.daily_usd)
+
+
+@admin.register(TopUp)
+class TopUpAdmin(BooksAdmin[TopUp]):
+    """Purchases of credit, and what became of each."""
+
+    list_display = ("shown_id", "organization", "amount", "state", "failure", "created_at", "settled_at")
+    list_filter = ("state",)
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("organization__slug",)
+    search_help_text = "A topup_ id, or an organization's slug."
+    fields = ("shown_id", "organization", "amount", "state", "failure", "created_at", "settled_at")
+
+    @admin.display(description="amount")
+    def amount(self, row: TopUp) -> str:
+        """Dollars."""
+        return money.plain(row.amount_usd)
+
+
+@admin.register(Recharge)
+class RechargeAdmin(BooksAdmin[Recharge]):
+    """Wallets that ask for a top-up by themselves."""
+
+    list_display = ("organization", "threshold", "amount", "monthly_cap", "enabled", "failures", "paused_until")
+    list_filter = ("enabled",)
+    list_select_related = ("organization",)
+    sortable_by = ()
+    search_fields = ("organization__slug",)
+    search_help_text = "An organization's slug."
+    fields = ("organization", "threshold", "amount", "monthly_cap", "enabled", "failures", "paused_until")
+
+    @admin.display(description="below")
+    def threshold(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.threshold_usd)
+
+    @admin.display(description="asks for")
+    def amount(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.amount_usd)
+
+    @admin.display(description="a month at most")
+    def monthly_cap(self, row: Recharge) -> str:
+        """Dollars."""
+        return money.plain(row.monthly_cap_usd)

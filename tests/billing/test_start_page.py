@@ -84,18 +84,3 @@ def test_models_beyond_the_first_are_summed_as_others() -> None:
     assert [row[0] for row in rows[1:]] == [*(f"model-{place:02}" for place in range(12)), "2 others", "all"]
     assert rows[-2][1:3] == ["2", "175.00"]
     assert rows[-1][1:3] == ["14", "1,309.00"]
-
-
-@pytest.mark.django_db
-def test_sales_of_some_days_are_shown_by_organization(monkeypatch: pytest.MonkeyPatch) -> None:
-    acme = desk.organization("acme-labs")
-    told = [figures.Customer(acme.pk, acme.slug, figures.Sold(3, Decimal("0.81"), Decimal("0.3")))]
-    monkeypatch.setattr(figures, "customers", lambda **asked: told if asked["model"] == "deepseek-chat" else [])
-    root = desk.superuser()
-    place = "/admin/metering/usagerecord/sales/"
-    shown = desk.read(root, place, first="2026-05-01", last="2026-05-31", model="deepseek-chat")
-    assert desk.cells(shown.text)[1] == ["acme-labs", "3", "0.81", "0.30", "0.51", "62.96 %", "records"]
-    assert "?organization=acme-labs" in shown.text
-    assert "Nothing was used" in desk.read(root, place, first="2026-05-01", last="2026-05-31").text
-    assert root.get(place, {"first": "2026-05-02", "last": "2026-05-01"}).status_code == 200
-    assert desk.clerk("view_wallet").get(place).status_code == 403
