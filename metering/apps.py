@@ -15,12 +15,17 @@ class MeteringConfig(AppConfig):
     verbose_name = "Metering"
 
     def ready(self) -> None:
-        """``manage.py check`` also verifies what ships with this app; keys are told which models there are."""
-        from metering import catalog
+        """``manage.py check`` also verifies what ships with this app.
+
+        Keys are told which models there are; a second person's yes changes prices.
+        """
+        from metering import agreements, catalog
+        from ops import approvals
         from orgs import keyring
 
         checks.register(verify_token_tables)
         keyring.learn_models(catalog.strangers)
+        approvals.ON_GRANT.update(agreements.GRANTED)
 
 
 def verify_token_tables(**_: Any) -> list[checks.CheckMessage]:

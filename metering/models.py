@@ -147,7 +147,8 @@ class PriceDraftLine(models.Model):
 class PriceRule(models.Model):
     """What someone pays instead of the catalog's price: a factor on it, or rates of its own. For ever.
 
-    Written by ``metering.rules``. A record keeps the id of the rule that applied to it.
+    Written by ``metering.rules``. A record keeps the id of the rule that applied to it. A row with ``ends`` is no rule:
+    it says that another one holds until ``effective_from`` only.
     """
 
     append_only: ClassVar[bool] = True
@@ -161,6 +162,7 @@ class PriceRule(models.Model):
     rates: models.JSONField[Any, Any] = models.JSONField(null=True, blank=True)
     effective_from = models.DateTimeField()
     effective_to = models.DateTimeField(null=True, blank=True)
+    ends = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     reason = models.TextField()
     created_by = models.TextField()
     created_at = models.DateTimeField(default=timezone.now)
@@ -175,8 +177,9 @@ class PriceRule(models.Model):
             ),
             models.CheckConstraint(
                 name="price_rule_factor_or_rates",
-                condition=Q(factor__isnull=True, rates__isnull=False, model__isnull=False)
-                | Q(factor__gte=0, factor__lte=1000, rates__isnull=True),
+                condition=Q(ends__isnull=True, factor__isnull=True, rates__isnull=False, model__isnull=False)
+                | Q(ends__isnull=True, factor__gte=0, factor__lte=1000, rates__isnull=True)
+                | Q(ends__isnull=False, factor__isnull=True, rates__isnull=True),
             ),
             models.CheckConstraint(
                 name="price_rule_one_whom", condition=Q(organization__isnull=True) | Q(price_group__isnull=True)

@@ -2,10 +2,11 @@
 
 The only module that writes ``PriceRule``. One rule applies to a request, the most specific that
 holds: an organization's own before its group's, a model's before its provider's. Rules are
-appended and never changed; of two with the same scope the later start wins.
+appended and never changed; of two with the same scope the later start wins. That one ends before its
+time is appended too, and what is less specific, or began earlier, holds again from then on.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from core import errors
+from core import errors, ids
 from metering import catalog, rating
 from metering.models import CatalogModel, PriceRule
 from orgs import audit, caches, organizations
@@ -46,6 +47,11 @@ class Rule(NamedTuple):
         """Whether it is for what happened at an instant: start inclusive, end exclusive."""
         return self.effective_from <= at and (self.effective_to is None or at < self.effective_to)
 
+    def until(self, at: datetime | None) -> "Rule":
+        """The rule as it holds if it ends at an instant, if not before; ``None`` changes nothing."""
+        ends = min((end for end in (self.effective_to, at) if end is not None), default=None)
+        return self._replace(effective_to=ends)
+
 
 class Rulebook:
     """All rules in memory, by scope."""
@@ -54,6 +60,17 @@ class Rulebook:
         self.by_scope: dict[Scope, list[Rule]] = {}
         for scope, rule in sorted(rows, key=lambda row: row[1].effective_from, reverse=True):
             self.by_scope.setdefault(scope, []).append(rule)
+
+    def plus(self, scope: Scope, rule: Rule) -> "Rulebook":
+        """The book with one rule more."""
+        return Rulebook([(scope, rule), *self._rows()])
+
+    def ending(self, rule_id: UUID, at: datetime) -> "Rulebook":
+        """The book in which a rule ends at an instant, if not before."""
+        return Rulebook([(scope, rule.until(at) if rule.id == rule_id else rule) for scope, rule in self._rows()])
+
+    def _rows(self) -> Iterator[tuple[Scope, Rule]]:
+        return ((scope, rule) for scope, found in self.by_scope.items() for rule in found)
 
     def find(self, *, organization_id: UUID, group: str, provider: str, model: str, at: datetime) -> Rule | None:
         """The one rule for a request that was accepted at ``at``."""
@@ -68,14 +85,18 @@ class Rulebook:
 
 
 def _load(keys: Collection[str]) -> Mapping[str, Rulebook]:
-    rows = [
-        (
-            Scope(row.organization_id, row.price_group, row.provider, row.model.slug if row.model else None),
-            _rule(row),
-        )
-        for row in PriceRule.objects.select_related("model")
-    ]
+    found = list(PriceRule.objects.select_related("model"))
+    ends: dict[UUID, datetime] = {}
+    for row in found:
+        if row.ends_id is not None:
+            ends[row.ends_id] = min(row.effective_from, ends.get(row.ends_id, row.effective_from))
+    rows = [(scope_of(row), _rule(row).until(ends.get(row.pk))) for row in found if row.ends_id is None]
     return dict.fromkeys(keys, Rulebook(rows))
+
+
+def scope_of(row: PriceRule) -> Scope:
+    """Whom and what a row is for."""
+    return Scope(row.organization_id, row.price_group, row.provider, row.model.slug if row.model else None)
 
 
 def _rule(row: PriceRule) -> Rule:
@@ -136,27 +157,18 @@ def as_rule(found: PriceRule | None) -> Rule | None:
     return None if found is None else _rule(found)
 
 
-@transaction.atomic
-def publish(
+def check(
     *,
-    by: Actor,
     reason: str,
-    effective_from: datetime,
-    effective_to: datetime | None = None,
     organization: Organization | None = None,
     group: str | None = None,
     provider: str | None = None,
     model: CatalogModel | None = None,
     factor: Decimal | None = None,
     rates: Mapping[str, Any] | None = None,
-) -> PriceRule:
-    """Append a rule: a factor on the catalog's rates, or for one model rates of its own.
-
-    It starts where no request can have been rated yet, as prices do (``catalog.earliest_start``).
-    Raises ``OutOfRange`` that names the parameter.
-    """
-    if not reason.strip():
-        raise errors.OutOfRange("reason says why, in words.", param="reason")
+) -> None:
+    """Raise ``OutOfRange`` that names the parameter for what cannot be a rule, whenever it starts."""
+    check_reason(reason)
     if organization is not None and group is not None:
         raise errors.OutOfRange("A rule is for an organization or for a group, not both.", param="group")
     # A rule for nobody, or for what nobody makes, would stand there and never apply.
@@ -179,12 +191,45 @@ def publish(
             rating.check_card(rates)
         except ValueError as error:
             raise errors.OutOfRange(str(error), param="rates") from error
+
+
+def check_reason(reason: str) -> None:
+    """Raise ``OutOfRange`` for a reason that says nothing."""
+    if not reason.strip():
+        raise errors.OutOfRange("reason says why, in words.", param="reason")
+
+
+@transaction.atomic
+def publish(
+    *,
+    by: Actor,
+    reason: str,
+    effective_from: datetime,
+    effective_to: datetime | None = None,
+    organization: Organization | None = None,
+    group: str | None = None,
+    provider: str | None = None,
+    model: CatalogModel | None = None,
+    factor: Decimal | None = None,
+    rates: Mapping[str, Any] | None = None,
+    rule_id: UUID | None = None,
+    asked_by: str | None = None,
+) -> PriceRule:
+    """Append a rule: a factor on the catalog's rates, or for one model rates of its own.
+
+    It starts where no request can have been rated yet, as prices do (``catalog.earliest_start``).
+    ``rule_id`` is the id under which a second person was asked, ``asked_by`` who asked.
+    Raises ``OutOfRange`` that names the parameter.
+    """
+    check(
+        reason=reason, organization=organization, group=group, provider=provider, model=model, factor=factor,
+        rates=rates,
+    )  # fmt: skip
     if effective_to is not None and effective_to <= effective_from:
         raise errors.OutOfRange("A rule ends after it starts.", param="effective_to")
-    soonest = catalog.earliest_start()
-    if effective_from < soonest:
-        raise errors.OutOfRange(f"A rule starts at {soonest.isoformat()} or later.", param="effective_from")
+    _refuse_late(effective_from, what="A rule starts", param="effective_from")
     rule = PriceRule(
+        id=ids.new() if rule_id is None else rule_id,
         organization=organization,
         price_group=group,
         provider=provider,
@@ -194,7 +239,7 @@ def publish(
         factor=factor,
         rates=None if rates is None else dict(rates),
         reason=reason.strip(),
-        created_by=by.label,
+        created_by=asked_by or by.label,
     )
     rule.save(force_insert=True)
     audit.note(
@@ -206,6 +251,65 @@ def publish(
     )
     caches.bump()
     return rule
+
+
+@transaction.atomic
+def end(*, rule: PriceRule, at: datetime, by: Actor, reason: str, asked_by: str | None = None) -> PriceRule:
+    """Let a rule hold until ``at`` only: another row says so. One that has not started by then never holds.
+
+    Raises ``OutOfRange`` that names the parameter, and ``Conflict`` for one that ends before that anyway.
+    """
+    check_reason(reason)
+    if rule.ends_id is not None:
+        raise errors.Conflict("This ends a rule, and is none.")
+    known = ends_at(rule)
+    if known is not None and known <= at:
+        raise errors.Conflict(f"This rule ends at {known.isoformat()} anyway.", param="at")
+    _refuse_late(at, what="A rule ends", param="at")
+    said = PriceRule(
+        organization=rule.organization,
+        price_group=rule.price_group,
+        provider=rule.provider,
+        model=rule.model,
+        effective_from=at,
+        ends=rule,
+        reason=reason.strip(),
+        created_by=asked_by or by.label,
+    )
+    said.save(force_insert=True)
+    audit.note(
+        actor=by,
+        verb="price_rule.ended",
+        subject=rule,
+        organization=rule.organization,
+        details={"at": at.isoformat(), "reason": said.reason},
+    )
+    caches.bump()
+    return said
+
+
+def ends_of(found: Sequence[PriceRule]) -> dict[UUID, datetime | None]:
+    """Until when rules hold, by themselves or by what was said since; ``None`` for ever. One query."""
+    said: dict[UUID, datetime] = {}
+    rows = PriceRule.objects.filter(ends__in=[rule.pk for rule in found]).order_by("-effective_from")
+    for ended, at in rows.values_list("ends_id", "effective_from"):
+        assert ended is not None
+        said[ended] = at
+    return {
+        rule.pk: min((end for end in (rule.effective_to, said.get(rule.pk)) if end is not None), default=None)
+        for rule in found
+    }
+
+
+def ends_at(rule: PriceRule) -> datetime | None:
+    """Until when a rule holds."""
+    return ends_of([rule])[rule.pk]
+
+
+def _refuse_late(at: datetime, *, what: str, param: str) -> None:
+    soonest = catalog.earliest_start()
+    if at < soonest:
+        raise errors.OutOfRange(f"{what} at {soonest.isoformat()} or later.", param=param)
 
 
 def _is_factor(factor: Decimal) -> bool:

@@ -2,9 +2,11 @@
 
 Another account is not yet another person. One with the same mailbox is the same; and so is one that the asker has
 made, or can have got into since, because they set its password, changed its address or reset its second factor.
+
+Most acts wait for a yes and are then done by whoever asked. Those of the kinds in ``ON_GRANT`` are done by the yes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -21,6 +23,9 @@ from orgs.models import AuditEntry, User
 # For so long after somebody had an account in their hands it counts as theirs.
 IN_HAND: Final = timedelta(days=7)
 _OPENED: Final = ("user.created", "user.password_set", "second_factor.reset")
+# What is done in the transaction that grants a kind, by whoever grants: the app that asks adds its own. What it refuses
+# refuses the grant too, and the question stays open.
+ON_GRANT: Final[dict[str, Callable[[Approval, Actor], None]]] = {}
 
 
 class SamePerson(errors.PermissionDenied):
@@ -72,7 +77,10 @@ def need(*, kind: str, subject_id: UUID, by: Actor, details: Mapping[str, Any]) 
 
 
 def decide(*, approval_id: UUID, by: Actor, grant: bool) -> Approval:
-    """Grant or refuse what somebody else asked for. Raises ``SamePerson``, ``Conflict`` or ``PermissionDenied``."""
+    """Grant or refuse what somebody else asked for; what is done by granting is done.
+
+    Raises ``SamePerson``, ``Conflict`` or ``PermissionDenied``, and whatever the act itself raises.
+    """
     with transaction.atomic():
         asked = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
         if asked.decided_at is not None:
@@ -86,6 +94,8 @@ def decide(*, approval_id: UUID, by: Actor, grant: bool) -> Approval:
             actor=by, verb="approval.granted" if grant else "approval.refused", subject=asked,
             details={"kind": asked.kind},
         )  # fmt: skip
+        if grant and (act := ON_GRANT.get(asked.kind)):
+            act(asked, by)
         return asked
 
 
