@@ -24,6 +24,7 @@ from billing.wallet_admin import StateColumns, WithStates
 from core import ids
 from core.admin import ActsAdmin, QuickList, presence
 from core.markup import link, paragraphs, stamp, table
+from metering.rule_admin import SET_GROUP
 from orgs.admin import OrganizationAdmin
 from orgs.models import Organization
 
@@ -60,8 +61,9 @@ admin.site.unregister(Organization)
 
 
 @admin.register(Organization)
-class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin, ActsAdmin[Any]):
-    """Organizations with their wallet, members, keys and latest usage."""
+class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin, ActsAdmin[Organization]):
+    """Organizations with their wallet, members, keys and latest usage, and the group whose prices they pay."""
+
 
     list_filter = (
         ("personal_of", presence("kind", absent="Shared", present="Personal")),
@@ -69,7 +71,7 @@ class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin, A
     )
     sortable_by = ("slug", "created_at")
     search_help_text = "An organization's id, how its slug begins, its whole name, or a person's e-mail address."
-    acts = CLOSING
+    acts = (SET_GROUP, *CLOSING)
     panels = (
         (
             "Wallet",

@@ -4,6 +4,8 @@ What can be done about a row is an ``Act``: a button, a page that asks what and 
 audit trail with the reason (``core.reasons``).
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -19,7 +21,7 @@ from django.core.paginator import Paginator
 from django.db import DatabaseError
 from django.db.models import Model, QuerySet, TextField
 from django.forms import BaseInlineFormSet, ModelForm
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
@@ -46,6 +48,10 @@ ROWS_MAX = 1000
 INLINE_ROWS_MAX = 100
 # In what a page about chosen rows sends: it has been answered.
 ANSWERED = "answered"
+# In what a page sends that shows what an act would change: for which answers it was shown.
+FORESEEN = "foreseen"
+# Of the page and not of the answers.
+_MARKS = {FORESEEN, submissions.FIELD, "csrfmiddlewaretoken"}
 
 
 class BoundedPaginator(Paginator[T]):
@@ -261,6 +267,9 @@ class Act(NamedTuple):
     Every act asks for a reason, which goes into the audit trail: ``why`` is the field of the form that
     says it, added where the form has none; ``known`` is one that was given before, offered again. With
     ``many`` it can be done about several rows of the list at once.
+
+    ``foresee`` says from the row and the answers what would change. The page then shows that first, and the act is
+    done when the same answers are sent once more.
     """
 
     name: str
@@ -274,6 +283,7 @@ class Act(NamedTuple):
     why: str = "reason"
     known: Callable[[Any], str] = lambda _: ""
     many: bool = False
+    foresee: Callable[[Any, dict[str, Any]], Sequence[Section]] | None = None
 
     @property
     def asks(self) -> type[forms.Form]:
@@ -333,10 +343,26 @@ class Acting(QuickAdmin[M]):
                 raise Http404
         asked = request.method != "POST"
         form = act.asks(initial={act.why: act.known(row)}) if asked else act.asks(request.POST, request.FILES)
-        if not asked and form.is_valid() and (answer := self._do(request, row, act, form)):
-            return answer
         facts = act.facts(row) or ([] if row is None else [self._about(request, row)])
+        if not asked and form.is_valid():
+            seen = _digest(request.POST)
+            if act.foresee is not None and request.POST.get(FORESEEN) != seen:
+                return self._foresee(request, act, form, facts, row=row, seen=seen)
+            if answer := self._do(request, row, act, form):
+                return answer
         return self._ask(request, act, form, facts, row=row)
+
+    def _foresee(
+        self, request: HttpRequest, act: Act, form: forms.Form, facts: Sequence[Section], *, row: M | None, seen: str
+    ) -> HttpResponse:
+        """Ask again, with what the answers would change; or say what is wrong with them."""
+        assert act.foresee is not None
+        try:
+            changes = act.foresee(row, form.cleaned_data)
+        except ApiError as error:
+            form.add_error(error.param if error.param in form.fields else None, str(error))
+            return self._ask(request, act, form, facts, row=row)
+        return self._ask(request, act, form, [*changes, *facts], row=row, again=[(FORESEEN, seen)], foreseen=True)
 
     def act_on(self, request: HttpRequest, rows: QuerySet[M], act: Act) -> HttpResponse | None:
         """Ask about the rows that were chosen in the list, or do it for each; a refusal stops none of the others."""
@@ -381,7 +407,7 @@ class Acting(QuickAdmin[M]):
     def _ask(
         self, request: HttpRequest, act: Act, form: forms.Form, facts: Sequence[Section], **more: Any
     ) -> HttpResponse:
-        more |= {"form": form, "warning": act.warning, "mark": submissions.mark()}
+        more |= {"form": form, "warning": act.warning, "mark": submissions.mark(), "foresees": act.foresee is not None}
         return self.show(request, act.label, facts, template="admin/act.html", **more)
 
     def _do(self, request: HttpRequest, row: M | None, act: Act, form: forms.Form) -> HttpResponse | None:
@@ -404,6 +430,12 @@ class Acting(QuickAdmin[M]):
             done = Done(str(from_exception(error)), level=messages.ERROR)
         self.message_user(request, done.message, done.level)
         return HttpResponseRedirect(done.place or self.place_of(row))
+
+
+def _digest(told: QueryDict) -> str:
+    """What was answered, in short; without the marks of the page that was sent."""
+    answers = sorted((name, told.getlist(name)) for name in told if name not in _MARKS)
+    return hashlib.sha256(json.dumps(answers).encode()).hexdigest()
 
 
 def _asking(act: Act) -> Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]:

@@ -1,6 +1,7 @@
 """The desk's pages of how much: the catalog and its prices, usage, failed requests, quarantine.
 
-All of it is read only; drafts of prices have buttons for the verbs of ``metering.pricebook``.
+All of it is read only; drafts of prices have buttons for the verbs of ``metering.pricebook``. Rules on prices are in
+``metering.rule_admin``.
 
 Rows whose database key is ``(organization_id, id)`` have pages at ``organization:id`` and lists of
 one organization at a time, newest first, so every page is one range of that key.
@@ -20,7 +21,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db import DatabaseError, transaction
-from django.db.models import Count, Model, Q, QuerySet
+from django.db.models import Count, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
@@ -53,7 +54,6 @@ from metering.models import (
     Price,
     PriceDraft,
     PriceDraftLine,
-    PriceRule,
     Quarantine,
     RequestLog,
     UsageClaim,
@@ -860,64 +860,6 @@ class PriceDraftAdmin(ActsAdmin[PriceDraft]):
         return format_html("{}{}", table(heads, rows), more) if rows else NOTHING
 
 
-@admin.register(PriceRule)
-class PriceRuleAdmin(BooksAdmin[PriceRule]):
-    """Markups, discounts and contracts."""
-
-    list_display = ("shown_id", "whom", "what", "pays", "effective_from", "effective_to", "reason")
-    list_select_related = ("organization", "model")
-    sortable_by = ()
-    search_fields = ("pk",)
-    search_help_text = "A rule_ id, an organization's slug, a group, a provider or a model's id."
-    fieldsets: ClassVar[Any] = (
-        (
-            None,
-            {"fields": ("shown_id", "organization", "price_group", "provider", "model", "reason", "created_by")},
-        ),
-        ("When", {"fields": ("effective_from", "effective_to", "created_at")}),
-        ("What it pays", {"fields": ("pays", "card")}),
-    )
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[PriceRule], search_term: str
-    ) -> tuple[QuerySet[PriceRule], bool]:
-        """By id, or by what a rule is for."""
-        text = search_term.strip()
-        if not text:
-            return queryset, False
-        try:
-            return queryset.filter(pk=ids.read("rule", text)), False
-        except ValueError:
-            meant = Q(price_group=text) | Q(provider=text) | Q(model__slug=text)
-        if named := find_organization(text):
-            meant |= Q(organization_id=named.pk)
-        return queryset.filter(meant), False
-
-    @admin.display(description="for whom")
-    def whom(self, row: PriceRule) -> str:
-        """An organization, a group, or everyone."""
-        if row.organization is not None:
-            return link("orgs_organization", row.organization_id, row.organization)
-        return "everyone" if row.price_group is None else f"group {row.price_group}"
-
-    @admin.display(description="for what")
-    def what(self, row: PriceRule) -> str:
-        """A model, a provider's models, or everything."""
-        if row.model is not None:
-            return link("metering_catalogmodel", row.model_id, row.model)
-        return "everything" if row.provider is None else f"provider {row.provider}"
-
-    @admin.display(description="pays")
-    def pays(self, row: PriceRule) -> str:
-        """The factor, or that there are rates."""
-        return "its own rates" if row.factor is None else f"{money.plain(row.factor)} × the catalog's price"
-
-    @admin.display(description="rate card")
-    def card(self, row: PriceRule) -> str:
-        """Rates of its own."""
-        return NOTHING if row.rates is None else rate_card(rating.read_card(row.rates))
-
-
 @admin.register(CatalogModel)
 class CatalogModelAdmin(BooksAdmin[CatalogModel]):
     """Models, with the price in force and those before and after."""
@@ -1086,3 +1028,7 @@ class QuarantineAdmin(BooksAdmin[Quarantine]):
     def event_text(self, row: Quarantine) -> str:
         """What was received."""
         return as_text(row.event)
+
+
+# It reads this module, so it comes last.
+from metering import rule_admin  # noqa: E402, F401

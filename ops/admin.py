@@ -3,7 +3,7 @@
 Scheduled jobs and how their last run went, what waits for a second person, and what is told to others.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -21,7 +21,7 @@ from django.utils.timesince import timesince
 
 from core import clock, errors, ids
 from core.admin import Act, ActsAdmin, BooksAdmin, Done, QuickList, Section, presence
-from core.markup import NOTHING, as_facts, as_text, label, link, link_to, stamp, table, verbatim
+from core.markup import NOTHING, as_facts, as_text, label, link, link_to, paragraphs, stamp, table, verbatim
 from ops import approvals, deliveries, jobs, mails
 from ops.models import (
     Approval,
@@ -44,6 +44,10 @@ SUBJECTS: Final[dict[str, tuple[str, str]]] = {}
 # What it takes to decide about a kind, beside deciding at all: the right to do the act oneself. A kind that is not here
 # is for superusers.
 RIGHTS: Final[dict[str, str]] = {}
+# What a question of a kind would change, for whoever decides.
+FORESEEN: Final[dict[str, Callable[[Approval], Sequence[Section]]]] = {}
+# Kinds whose subject is made by the yes, and has no page before.
+MADE: Final[set[str]] = set()
 LINES_SHOWN: Final = 4
 DELIVERIES_SHOWN: Final = 20
 
@@ -168,6 +172,8 @@ def subject_link(row: Approval) -> str:
     if row.kind not in SUBJECTS:
         return str(row.subject_id)
     page, prefix = SUBJECTS[row.kind]
+    if row.kind in MADE and not row.granted:
+        return ids.show(prefix, row.subject_id)
     return link(page, row.subject_id, ids.show(prefix, row.subject_id))
 
 
@@ -212,7 +218,9 @@ def _decide(request: HttpRequest, row: Approval, _: dict[str, Any], *, grant: bo
     person, right = cast(User, request.user), RIGHTS.get(row.kind)
     if not (person.is_superuser if right is None else person.has_perm(right)):
         raise errors.PermissionDenied("Your role does not decide about this.")
-    approvals.decide(approval_id=row.pk, by=actor(request), grant=grant)
+    row = approvals.decide(approval_id=row.pk, by=actor(request), grant=grant)
+    if grant and row.kind in approvals.ON_GRANT:
+        return Done(format_html("Granted, and done: {}.", subject_link(row)))
     if grant:
         return Done(format_html("Granted. What was asked for can be done now: {}.", subject_link(row)))
     return Done(format_html("Refused: {} stays as it is.", subject_link(row)))
@@ -221,7 +229,13 @@ def _decide(request: HttpRequest, row: Approval, _: dict[str, Any], *, grant: bo
 def _question(row: Approval) -> list[Section]:
     known = persons([row.asked_by])
     about = {"kind": row.kind, "about": subject_link(row), "asked by": name_of(row.asked_by, known)}
-    return [Section("What is asked", as_facts({**about, "asked (UTC)": stamp(row.asked_at), **row.details}))]
+    asked = Section("What is asked", as_facts({**about, "asked (UTC)": stamp(row.asked_at), **row.details}))
+    if row.kind not in FORESEEN:
+        return [asked]
+    try:
+        return [asked, *FORESEEN[row.kind](row)]
+    except errors.ApiError as error:
+        return [asked, Section("What it would change", paragraphs(str(error)))]
 
 
 def brief(details: Mapping[str, Any]) -> SafeString:
@@ -269,7 +283,8 @@ class ApprovalAdmin(ActsAdmin[Approval]):
         Act(
             "grant",
             "Grant",
-            "You agree as the second person. Whoever asked can then go on; this cannot be taken back.",
+            "You agree as the second person. Whoever asked can then go on; what changes prices is done at once. This "
+            "cannot be taken back.",
             partial(_decide, grant=True),
             facts=_question,
             possible=lambda row: row.decided_at is None,

@@ -54,7 +54,7 @@ TABLE: Final[dict[str, tuple[str, str, str, str]]] = {
     "metering.price": ("v", "v", "vac", "v"),
     "metering.pricedraft": ("v", "", "vac", "v"),
     "metering.pricedraftline": ("v", "", "vac", "v"),
-    "metering.pricerule": ("v", "", "vac", "v"),
+    "metering.pricerule": ("vac", "", "vac", "v"),
     # Usage.
     "metering.usagerecord": ("v", "v", "", "v"),
     "metering.requestlog": ("v", "v", "", "v"),

@@ -14,7 +14,7 @@ from billing.models import BillingPeriod, Difference, Invoice, Rerating
 from core import ids
 from core.admin import Act, Acting, VerbAdmin
 from gateway.models import UnknownOutcome
-from metering import pricebook
+from metering import pricebook, rules
 from metering.pricebook import Line
 from ops.models import JobRun, Mail
 from orgs import externals, ratelimits
@@ -48,6 +48,7 @@ def errands(of: House, fake: StripeFake) -> None:
     rates = {"terms": [{"rates": {"input": "0.31", "output": "1.10"}}]}
     start = now + timedelta(days=30)
     pricebook.draft(lines=[Line("deepseek-chat", start, rates, "vendor's page")], source="by hand", by=BY)
+    rules.publish(by=BY, reason="partners of old", effective_from=start, group="partners", factor=Decimal("0.85"))
     rerating.plan(
         start=now - timedelta(days=40), end=now - timedelta(hours=1), reason="a price was wrong", by=BY
     )  # fmt: skip
