@@ -176,7 +176,7 @@ def check_group(organization: Organization, group: str) -> None:
 def _ask(kind: str, subject_id: UUID, told: Mapping[str, Any], *, reason: str, by: Actor) -> Approval:
     """Ask, and raise ``Conflict`` if something else is asked about the same already."""
     details = {name: value for name, value in told.items() if value is not None}
-    details |= {"reason": reason.strip(), "asked_by": by.label}
+    details["reason"] = reason.strip()
     asked = approvals.ask(kind=kind, subject_id=subject_id, by=by, details=details)
     if any(asked.details.get(name) != value for name, value in details.items()):
         raise errors.Conflict(f"Another change of this waits for a second person already: {asked}.")
@@ -201,8 +201,10 @@ def foresee_end(rule: PriceRule, at: datetime | None) -> Foreseen:
 
 
 def foresee_group(organization: Organization, group: str) -> Foreseen:
-    """What an organization would pay in another group, by the rules of now."""
-    at, book = _not_before(None), pricing.book()
+    """What an organization would pay in another group, once all of that group's rules have started."""
+    book = pricing.book()
+    own = [rule for scope, found in book.rulebook.by_scope.items() if scope.group == group for rule in found]
+    at = max([_not_before(None), *(rule.effective_from for rule in own)])
     lines = list(_lines(_everything(book), organization.pk, (organization.price_group, group), at, (book, book)))
     return Foreseen(at, lines, [Touched(organization, len(lines))], has_more=False, later=())
 
@@ -262,7 +264,7 @@ def _publish(asked: Approval, by: Actor) -> None:
     rules.publish(
         by=by, reason=told["reason"], organization=wish.organization, group=wish.group, provider=wish.provider,
         model=wish.model, factor=wish.factor, rates=wish.rates, effective_from=wish.starts_at,
-        effective_to=wish.effective_to, rule_id=asked.subject_id, asked_by=told["asked_by"],
+        effective_to=wish.effective_to, rule_id=asked.subject_id, asked_by=approvals.asker(asked),
     )  # fmt: skip
 
 
@@ -270,7 +272,7 @@ def _end(asked: Approval, by: Actor) -> None:
     told = asked.details
     rules.end(
         rule=rules.row(asked.subject_id), at=_not_before(_read(told.get("at"))), by=by, reason=told["reason"],
-        asked_by=told["asked_by"],
+        asked_by=approvals.asker(asked),
     )  # fmt: skip
 
 

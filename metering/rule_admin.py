@@ -14,7 +14,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from core import clock, errors, ids, money
@@ -22,7 +22,7 @@ from core.admin import Act, ActsAdmin, Done, QuickList, Section
 from core.markup import NOTHING, as_facts, link, paragraphs, percent, refer, stamp, table
 from core.reasons import ReasonForm
 from metering import agreements, catalog, pricebook, rating, rules
-from metering.admin import When, base_rates, find_organization, rate_card
+from metering.admin import When, find_organization, rate, rate_card
 from metering.agreements import Foreseen, Line, Wish
 from metering.models import CatalogModel, PriceRule
 from metering.rules import Scope
@@ -31,7 +31,7 @@ from ops.models import Approval
 from orgs.admin import actor
 from orgs.models import Organization
 
-MODELS_SHOWN: Final = 50
+MODELS_SHOWN: Final = 20
 WAITING_SHOWN: Final = 20
 GROUPS_SHOWN: Final = 12
 # The pools that a contract's own rates are asked for; the others stay as the catalog has them.
@@ -75,14 +75,22 @@ def what(scope: Scope) -> str:
 def line_table(lines: Sequence[Line]) -> SafeString:
     """Ordinary rates of models by the catalog, before and after."""
     rows = [
-        (line.model, base_rates(line.listed), base_rates(line.before), base_rates(line.after), _change(line))
+        (line.model, *_ordinary(line.listed), *_ordinary(line.before), *_ordinary(line.after), _change(line))
         for line in lines[:MODELS_SHOWN]
     ]
-    heads = ("model", "the catalog", "paid now", "paid then", "change of input")
+    heads = (
+        *("model", "catalog: input", "output", "paid now: input", "output", "paid then: input", "output"),
+        "change of input",
+    )
     count = len(lines)
-    told = f"{count:,} model{'s' * (count != 1)} will cost something else. Ordinary rates, input / output, USD per 1M."
-    more = "" if count <= MODELS_SHOWN else paragraphs(f"The first {MODELS_SHOWN}; there are more.")
+    told = f"{count:,} model{'s' * (count != 1)} will cost something else. Ordinary rates, USD per 1M tokens."
+    more = "" if count <= MODELS_SHOWN else paragraphs(f"The first {MODELS_SHOWN} of {count:,}.")
     return format_html("{}{}{}", paragraphs(told), table(heads, rows), more)
+
+
+def _ordinary(card: rating.RateCard) -> tuple[str | None, str | None]:
+    rates = next(filter(rating.is_base, card.terms)).rates
+    return rate(rates.input), rate(rates.output)
 
 
 def _change(line: Line) -> str | None:
@@ -90,28 +98,45 @@ def _change(line: Line) -> str | None:
     return None if before is None or after is None else percent(Decimal(after - before), Decimal(before), sign=True)
 
 
-def changes(found: Foreseen) -> list[Section]:
-    """What would change, and whom it touches, as a page shows it."""
-    at = f"From {stamp(found.at)} UTC on, if it were agreed to now."
+def changed(found: Foreseen, *told: str) -> Section:
+    """What would change, as a page shows it, after what is ``told``."""
     if not found.lines:
-        nothing = "No model costs anything else: there is none with a price, or other rules go before this one."
-        shown: str = paragraphs(at, nothing)
-    else:
-        shown = format_html("{}{}", paragraphs(at), line_table(found.lines))
+        nothing = "No model costs anything else: none has a price then, or other rules go before."
+        return Section("What it changes", paragraphs(*told, nothing))
+    shown = format_html("{}{}", paragraphs(*told), line_table(found.lines))
     if len(found.lines) == 1:
         (line,) = found.lines
         compared = pricebook.compare(line.model, line.before, line.after)
         gone = [change.where.replace("_", " ") for change in compared if change.after is None]
         shown = format_html("{}{}", shown, rate_card(line.after))
         if gone:
-            told = f"Without a price then: {', '.join(gone)}. Such use would wait in quarantine."
-            shown = format_html("{}{}", shown, paragraphs(told))
-    for rule in found.later:
-        told = (
-            f"holds for the same from {stamp(rule.effective_from)} UTC on, and goes before this one: it starts later."
+            without = f"Without a price then: {', '.join(gone)}. Such use would wait in quarantine."
+            shown = format_html("{}{}", shown, paragraphs(without))
+    return Section("What it changes", shown)
+
+
+def changes(found: Foreseen) -> list[Section]:
+    """What a rule or its end would change, and whom it touches."""
+    what_changes = changed(found, f"From {stamp(found.at)} UTC on, if it were agreed to now.")
+    later = [
+        format_html(
+            "<p>{} holds for the same from {} UTC on, and goes before this one: it starts later.</p>",
+            refer("metering_pricerule", "rule", rule.id), stamp(rule.effective_from),
         )
-        shown = format_html("{}<p>{} {}</p>", shown, refer("metering_pricerule", "rule", rule.id), told)
-    return [Section("What it changes", shown), Section("Whom it touches", _touched(found))]
+        for rule in found.later
+    ]  # fmt: skip
+    shown = format_html("{}{}", what_changes.content, format_html_join("", "{}", ((one,) for one in later)))
+    return [what_changes._replace(content=shown), Section("Whom it touches", _touched(found))]
+
+
+def moved(organization: Organization, group: str) -> list[Section]:
+    """What another price group would change."""
+    found = agreements.foresee_group(organization, group)
+    told = [f"It is in the group from the yes on. What that means for {stamp(found.at)} UTC, by the rules of now:"]
+    if not PriceRule.objects.filter(price_group=group).exists():
+        told.append(f"No rule names the group {group}.")
+    facts = as_facts({"price group": {"before": organization.price_group, "after": group}})
+    return [Section("The group", facts), changed(found, *told)]
 
 
 def _touched(found: Foreseen) -> SafeString:
@@ -122,12 +147,14 @@ def _touched(found: Foreseen) -> SafeString:
             link("orgs_organization", one.organization.pk, one.organization),
             one.organization.price_group,
             f"{one.models:,}",
-            "nothing: it has rules of its own" if found.lines and not one.models else None,
         )
         for one in found.touched
     ]
-    more = paragraphs(f"The first {agreements.TOUCHED_MAX}; there are more.") if found.has_more else ""
-    return format_html("{}{}", table(("organization", "price group", "models that change", "because"), rows), more)
+    shown = table(("organization", "price group", "models that change"), rows)
+    more = [f"The first {agreements.TOUCHED_MAX}; there are more."] if found.has_more else []
+    if found.lines and not all(one.models for one in found.touched):
+        more.append("Where none changes, rules of the organization's own go before.")
+    return format_html("{}{}", shown, paragraphs(*more))
 
 
 def wish_facts(wish: Wish) -> Section:
@@ -276,8 +303,7 @@ class GroupForm(ReasonForm):
 
 def _foresee_group(row: Organization, told: dict[str, Any]) -> list[Section]:
     agreements.check_group(row, told["group"])
-    moved = Section("The group", as_facts({"price group": {"before": row.price_group, "after": told["group"]}}))
-    return [moved, *changes(agreements.foresee_group(row, told["group"]))[:1]]
+    return moved(row, told["group"])
 
 
 def _ask_group(request: HttpRequest, row: Organization, told: dict[str, Any]) -> Done:
@@ -308,8 +334,7 @@ def _asked_end(asked: Approval) -> list[Section]:
 
 
 def _asked_group(asked: Approval) -> list[Section]:
-    found = Organization.objects.get(pk=asked.subject_id)
-    return changes(agreements.foresee_group(found, asked.details["after"]))[:1]
+    return moved(Organization.objects.get(pk=asked.subject_id), asked.details["after"])
 
 
 FORESEEN.update({agreements.RULE: _asked_rule, agreements.END: _asked_end, agreements.GROUP: _asked_group})

@@ -116,6 +116,12 @@ def refusal(*, kind: str, subject_id: UUID) -> Approval | None:
     return Approval.objects.filter(kind=kind, subject_id=subject_id, granted=False).order_by("pk").first()
 
 
+def asker(asked: Approval) -> str:
+    """Who asked, as rows and the audit trail name people: an e-mail address, or who it is if nobody of ours."""
+    _, _, shown = asked.asked_by.partition(":")
+    return _address(shown) or shown
+
+
 def _who(by: Actor) -> str:
     """One person whatever they are called: kind and id."""
     return f"{by.kind}:{by.id}"
@@ -137,10 +143,15 @@ def _refuse_second_account(asked: Approval, by: Actor) -> None:
 
 def _mailbox(shown: str) -> str:
     """Where mail to a person ends up: their address without what follows a plus; empty for nobody of ours."""
+    email = _address(shown)
+    name, _, host = email.rpartition("@")
+    return f"{name.partition('+')[0]}@{host}" if email else ""
+
+
+def _address(shown: str) -> str:
+    """A person's address by their id; empty for nobody of ours."""
     try:
         key = ids.read("user", shown)
     except ValueError:
         return ""
-    email = User.objects.filter(pk=key).values_list("email", flat=True).first() or ""
-    name, _, host = email.rpartition("@")
-    return f"{name.partition('+')[0]}@{host}" if email else ""
+    return User.objects.filter(pk=key).values_list("email", flat=True).first() or ""

@@ -3,8 +3,9 @@
 from django.conf import settings
 from django.contrib import admin
 from django.urls import reverse
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
+from ops.models import Approval
 from tests import desk
 from tests.billing.paying import fake
 from tests.books import Books
@@ -61,4 +62,31 @@ def test_every_act_asks_on_a_page_that_is_whole(
             seen.add(fields)
         if page.locator("form [name=reason], form [name=source], form [name=resolution]").count() != 1:
             look.faults.append(f"{place}: does not ask why")
+    assert look.faults == [], "\n".join(look.faults)
+
+
+def test_what_an_act_would_change_is_shown_on_pages_that_are_whole(
+    books: Books, server: WebServer, look: Looker
+) -> None:
+    """A rule on prices and an organization's price group, from the form to the page on which a second person agrees."""
+    house = neighbours.house("acme-labs")
+    root = enter(look, server)
+    root.goto(f"{server.base_url}{reverse('admin:metering_pricerule_publish')}")
+    root.fill("[name=organization]", "acme-labs")
+    root.fill("[name=factor]", "20")
+    root.fill("[name=reason]", "what providers ask of us rose")
+    root.click("text=Show what it changes")
+    expect(root.locator("main, body").first).to_contain_text("+20 %: 1.2 × the catalog's price")
+    look.over(root, "foreseen-rule")
+    root.click("input[value='Publish a rule']")
+    expect(root.locator(".messagelist")).to_contain_text("somebody else grants")
+    look.over(root, "waiting-rule")
+    root.goto(f"{server.base_url}{desk.page(house.organization, 'price-group')}")
+    root.fill("[name=group]", "partners")
+    root.fill("[name=reason]", "resells for us")
+    root.click("text=Show what it changes")
+    look.over(root, "foreseen-group")
+    for asked in Approval.objects.all():
+        look.visit(root, f"{server.base_url}{desk.page(asked, 'grant')}", name=f"grant-{asked.kind}")
+    assert Approval.objects.count() == 1
     assert look.faults == [], "\n".join(look.faults)
