@@ -74,6 +74,7 @@ VERBS: Final = {
     "organization.reopened": "opened the organization again",
     "payment.given_up": "gave up a payment",
     "payment.looked_at": "looked after a payment",
+    "price_rule.ended": "ended a price rule",
     "price_rule.published": "published a price rule",
     "project.archived": "archived a project",
     "project.created": "made a project",
