@@ -161,7 +161,7 @@ def ask_group(*, organization: Organization, group: str, reason: str, by: Actor)
     """
     check_group(organization, group)
     rules.check_reason(reason)
-    told = {"organization": organization.slug, "before": organization.price_group, "after": group}
+    told = {"organization": organization.slug, "group": {"before": organization.price_group, "after": group}}
     return _ask(GROUP, organization.pk, told, reason=reason, by=by)
 
 
@@ -280,10 +280,10 @@ def _end(asked: Approval, by: Actor) -> None:
 def _change_group(asked: Approval, by: Actor) -> None:
     told = asked.details
     found = Organization.objects.select_for_update(no_key=True).get(pk=asked.subject_id)
-    if found.price_group != told["before"]:
+    if found.price_group != told["group"]["before"]:
         raise errors.Conflict(f"{found.slug} is in the group {found.price_group} by now: refuse this and ask again.")
     with reasons.given(told["reason"]):
-        organizations.set_price_group(organization=found, group=told["after"], by=by)
+        organizations.set_price_group(organization=found, group=told["group"]["after"], by=by)
 
 
 # What a yes does, by kind.

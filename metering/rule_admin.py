@@ -134,7 +134,7 @@ def moved(organization: Organization, group: str) -> list[Section]:
     found = agreements.foresee_group(organization, group)
     told = [f"It is in the group from the yes on. What that means for {stamp(found.at)} UTC, by the rules of now:"]
     if not PriceRule.objects.filter(price_group=group).exists():
-        told.append(f"No rule names the group {group}.")
+        told.append(f"No rule names the group {group} yet.")
     facts = as_facts({"price group": {"before": organization.price_group, "after": group}})
     return [Section("The group", facts), changed(found, *told)]
 
@@ -334,7 +334,7 @@ def _asked_end(asked: Approval) -> list[Section]:
 
 
 def _asked_group(asked: Approval) -> list[Section]:
-    return moved(Organization.objects.get(pk=asked.subject_id), asked.details["after"])
+    return moved(Organization.objects.get(pk=asked.subject_id), asked.details["group"]["after"])
 
 
 FORESEEN.update({agreements.RULE: _asked_rule, agreements.END: _asked_end, agreements.GROUP: _asked_group})

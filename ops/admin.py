@@ -242,7 +242,12 @@ def brief(details: Mapping[str, Any]) -> SafeString:
     """The first lines of what is asked, for a list."""
     told: list[str] = []
     for name, value in details.items():
-        told += map(str, value) if isinstance(value, list) else [f"{label(name)}: {value}"]
+        if isinstance(value, dict):
+            # Only the page of the question has room for a document.
+            said = f"{value['before']} → {value['after']}" if set(value) == {"before", "after"} else "see its page"
+            told.append(f"{label(name)}: {said}")
+        else:
+            told += map(str, value) if isinstance(value, list) else [f"{label(name)}: {value}"]
     more = [f"and {len(told) - LINES_SHOWN} more"] if len(told) > LINES_SHOWN else []
     return format_html_join("", "{}<br>", ((line,) for line in told[:LINES_SHOWN] + more))
 

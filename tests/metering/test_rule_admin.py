@@ -134,6 +134,8 @@ def test_a_contract_shows_its_whole_card(ada: Client, bob: Client, acme: Organiz
     # Input, cached input, both cache writes, which cost what input costs in the catalog too, and output.
     assert ["ordinary", "0.2", "0.07", "0.2", "0.2", "1"] in lines
     again(ada, shown, told)
+    # A card is no line of a list.
+    assert "rates: see its page" in desk.read(bob, desk.listing(PriceRule)).text
     desk.send(bob, desk.page(Approval.objects.get(), "grant"))
     assert PriceRule.objects.get().rates["terms"][0]["rates"]["input"] == "0.2"
 
@@ -212,6 +214,7 @@ def test_a_price_group_is_set_when_a_second_person_agrees(ada: Client, bob: Clie
     again(ada, shown, {"group": "gold", "reason": "large"})
     (question,) = Approval.objects.all()
     assert Organization.objects.get(pk=acme.pk).price_group == "standard"
+    assert "group: standard → gold" in desk.read(bob, desk.listing(PriceRule)).text
     desk.send(bob, desk.page(question, "grant"))
     assert Organization.objects.get(pk=acme.pk).price_group == "gold"
 
