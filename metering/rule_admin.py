@@ -398,8 +398,8 @@ class PriceRuleAdmin(ActsAdmin[PriceRule]):
         Act(
             "end",
             "End early",
-            "When a second person agrees. From its end on holds what would hold without it: an earlier rule for the "
-            "same, one for a group or a provider, or the catalog's price.",
+            "It is ended when a second person agrees. From its end on holds what would hold without it: an earlier "
+            "rule for the same, one for a group or a provider, or the catalog's price.",
             _ask_end,
             form=EndForm,
             foresee=_foresee_end,

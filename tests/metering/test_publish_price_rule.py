@@ -1,8 +1,9 @@
-"""``manage.py publish_price_rule`` and ``set_price_group``: they say what would change, and ask."""
+"""``manage.py publish_price_rule``, ``end_price_rule`` and ``set_price_group``: they say what would change, and ask."""
 
 import io
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from metering.models import PriceRule
+from core import clock
+from metering import rules
+from metering.models import CatalogModel, PriceRule
 from ops import approvals
 from ops.models import Approval
-from orgs import audit
+from orgs import audit, caches
 from orgs.models import Organization, User
 from tests.orgs import world
 
 ADA = ("--reason", "costs rose", "--by", "ada@example.com")
-PUBLISH, GROUP = "publish_price_rule", "set_price_group"
+PUBLISH, END, GROUP = "publish_price_rule", "end_price_rule", "set_price_group"
 
 
 @pytest.fixture
@@ -124,6 +127,33 @@ def test_rates_of_a_file_are_texts_by_pool(run: Callable[..., str], tmp_path: Pa
         with pytest.raises(CommandError, match="--rates: "):
             run(PUBLISH, "--model", "deepseek-chat", "--rates", str(file))
     assert not Approval.objects.exists()
+
+
+def test_the_end_of_a_rule_is_asked_for_and_said_by_a_second_person(run: Callable[..., str]) -> None:
+    world.organization("acme-labs")
+    rule = rules.publish(
+        by=world.BY, reason="a contract", effective_from=clock.now() + timedelta(hours=1), group="standard",
+        factor=Decimal(2), model=CatalogModel.objects.get(slug="deepseek-chat"),
+    )  # fmt: skip
+    caches.forget_all()
+    at = (clock.now() + timedelta(days=3)).replace(microsecond=0)
+    told = run(END, str(rule), "--at", at.isoformat())
+    assert "  deepseek-chat: 0.54 / 2.2 -> 0.27 / 1.1 (catalog 0.27 / 1.1)" in told.splitlines()
+    asked = Approval.objects.get()
+    assert json.loads(run(END, str(rule), "--at", at.isoformat(), "--json")) == {
+        "approval": str(asked), "rule": str(rule), "state": "waiting", "models": 1,
+    }  # fmt: skip
+    assert rules.ends_at(rule) is None
+    grant(asked)
+    assert rules.ends_at(rule) == at
+    for words, why in (
+        ((str(rule), "--at", at.isoformat()), "--at: This ends before that anyway."),
+        (("rule_nobody",), "RULE: No price rule rule_nobody."),
+        ((str(rule), "--by", "eve@example.com"), "--by: Nobody here has"),
+        ((str(rule), "--reason", " "), "--reason: reason says why"),
+    ):
+        with pytest.raises(CommandError, match=why):
+            call_command(END, *ADA, *words)
 
 
 def test_a_price_group_is_asked_for_and_set_by_a_second_person(run: Callable[..., str]) -> None:

@@ -45,10 +45,10 @@ class Command(BaseCommand):
             " or a whole rate card",
         )  # fmt: skip
         parser.add_argument(
-            "--starts-at", type=_instant, metavar="TIME",
+            "--starts-at", type=instant, metavar="TIME",
             help="RFC 3339 with its zone; some minutes after it is granted if absent, or where that is later",
         )  # fmt: skip
-        parser.add_argument("--ends-at", type=_instant, metavar="TIME", help="exclusive; for ever if absent")
+        parser.add_argument("--ends-at", type=instant, metavar="TIME", help="exclusive; for ever if absent")
         parser.add_argument("--reason", required=True)
         parser.add_argument("--by", required=True, metavar="EMAIL", help="the person who asks")
         parser.add_argument("--check", action="store_true", help="say what it would change, and ask nobody")
@@ -76,7 +76,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(told))
             return
-        for line in _said(found):
+        for line in said(found):
             self.stdout.write(line)
         self.stdout.write(
             "Nobody was asked."
@@ -150,7 +150,7 @@ def _rates(told: dict[str, Any]) -> dict[str, Decimal]:
     return rates
 
 
-def _said(found: Foreseen) -> list[str]:
+def said(found: Foreseen) -> list[str]:
     """What it would change, in lines."""
     lines = [f"from {found.at.isoformat()} on, if it were granted now: {len(found.lines)} models cost something else"]
     for line in found.lines[:LINES_SHOWN]:
@@ -171,7 +171,8 @@ def _ordinary(card: rating.RateCard) -> str:
     return " / ".join("-" if rate is None else money.plain(rating.per_million(rate)) for rate in both)
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
+    """An argument that is an instant."""
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ArgumentTypeError("an instant needs its zone")
