@@ -64,7 +64,6 @@ admin.site.unregister(Organization)
 class OrganizationWithMoneyAdmin(StateColumns, PanelsAdmin, OrganizationAdmin, ActsAdmin[Organization]):
     """Organizations with their wallet, members, keys and latest usage, and the group whose prices they pay."""
 
-
     list_filter = (
         ("personal_of", presence("kind", absent="Shared", present="Personal")),
         ("closed_at", presence("state", absent="Open", present="Closed")),
