@@ -1,6 +1,7 @@
 """That a rule ends before its time is a row of its own, for no rule is ever changed."""
 
 import django.db.models.deletion
+from django.contrib.postgres.operations import AddConstraintNotValid
 from django.db import migrations, models
 
 
@@ -17,7 +18,7 @@ class Migration(migrations.Migration):
             field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='metering.pricerule'),
         ),
         migrations.RemoveConstraint(model_name='pricerule', name='price_rule_factor_or_rates'),
-        migrations.AddConstraint(
+        AddConstraintNotValid(
             model_name='pricerule',
             constraint=models.CheckConstraint(
                 condition=models.Q(
