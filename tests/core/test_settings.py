@@ -5,6 +5,7 @@ import re
 import secrets
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.core.management import get_commands
@@ -129,6 +130,33 @@ def told_in_the_readme() -> set[str]:
     table = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
     firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return {name for first in firsts for name in re.findall(r"`([A-Z_]+)`", first)}
+
+
+def test_a_command_that_finds_no_database_says_so_in_two_lines(tmp_path: Path) -> None:
+    done = run("verify", DATA_DIR=str(tmp_path))
+    assert done.returncode == 2
+    what, what_to_do = done.stderr.splitlines()
+    assert what.startswith("tollbook: the database cannot be had: ")
+    assert str(tmp_path) in what
+    assert "DATABASE_URL" in what_to_do
+
+
+def test_who_asks_for_the_traceback_gets_it(tmp_path: Path) -> None:
+    done = run("verify", "--traceback", DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback (most recent call last):" in done.stderr
+
+
+def run(*command: str, **chosen: str) -> subprocess.CompletedProcess[str]:
+    """A command of ``manage.py`` in an environment of its own."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=environment(**chosen),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_readme_lists_every_setting_and_none_that_does_nothing() -> None:
