@@ -172,6 +172,8 @@ def candidates(text: str, *, exact: bool = False) -> tuple[str, ...]:
         ((name.route, name.vendor), ("", name.vendor), ("", "")),
     ):
         tried = Name(name.base, vendor, date, region, route, variant)
+        if tried.base == "ft" and not date and variant not in {"", "ft"}:
+            continue  # It would read as a fine-tuned model.
         head = show(tried).removesuffix(tried.id)
         for spelled in _dated(tried):
             # A catalog may keep the vendor's capitals: MiniMax-M2.
@@ -211,8 +213,11 @@ def _settled(model: str, variant: str) -> tuple[str, str]:
     for pattern, spelling in _SPELLINGS:
         plain = pattern.sub(spelling, plain)
     suffix = variant
-    if not variant and (bracket := _BRACKET.fullmatch(plain)):
-        plain, suffix = bracket["rest"], bracket["variant"]
+    # Before a date or behind it: claude-sonnet-4[1m]@20250514.
+    undated = _date(plain)[0]
+    for end in ("", plain[len(undated) :]):
+        if not suffix and (bracket := _BRACKET.fullmatch(plain.removesuffix(end))):
+            plain, suffix = bracket["rest"] + end, bracket["variant"]
     # A model that came out as "ft" would read as a fine-tuned one, its suffix as its name.
     return (model, variant) if plain == "ft" != suffix else (plain, suffix)
 
