@@ -19,6 +19,7 @@ from billing.models import Hold
 from core import clock, errors, ids, money, wire
 from core.transactions import LOCK_NOT_AVAILABLE, RETRYABLE, retry
 from gateway.groups import GROUP_LOCK_MS
+from metering import catalog
 from metering.events import Name
 from metering.models import CatalogModel
 from orgs import addresses, keys, members, organizations, permissions, principals
@@ -274,8 +275,7 @@ def _customer(key: KeyFacts, named: OrganizationFacts | None, *, asker: Principa
 def _model(name: str, principal: Principal) -> CatalogModel:
     """The model, if the key may call it. Raises ``ModelNotFound``, ``ModelNotAllowed``."""
     found = admissions.find_model(name)
-    if principal.models.isdisjoint(found.aliases):
-        principals.check_model(principal.models, found.slug)
+    catalog.check_allowed(principal.models, found)
     return found
 
 

@@ -51,13 +51,13 @@ from gateway.groups import GROUP_LOCK_MS, Groups
 from gateway.limits import Permit
 from gateway.routing import Candidate
 from gateway.upstream import Failed
-from metering import attempts, events, pricing, rating, tokens
+from metering import attempts, catalog, events, pricing, rating, tokens
 from metering.attempts import Tried
 from metering.attribution import Attributed
 from metering.events import Event
 from metering.models import CatalogModel
 from metering.verdicts import Status
-from orgs import keys, organizations, permissions, principals
+from orgs import keys, organizations, permissions
 from orgs.keys import mentions
 from orgs.organizations import OrganizationFacts
 from orgs.principals import Principal
@@ -238,16 +238,14 @@ def _admit_of(asking: Asking, principal: Principal) -> Admitted:
     if asking.trail is not None:
         asking.trail.prompt = prompt
     model = prompt.model
-    if principal.models.isdisjoint(model.aliases):
-        principals.check_model(principal.models, model.slug)
+    catalog.check_allowed(principal.models, model)
     call_id = f"chatcmpl-{ids.new().hex}"
     order = _order(model.slug, owner, seed=call_id)
     if not order:
         raise errors.NoAvailableChannel(f"No healthy channel serves {model.slug} right now.", param="model")
-    cap = prompt.cap if prompt.cap is None or not model.max_output_tokens else min(prompt.cap, model.max_output_tokens)
     form = prompt.body.get("response_format")
     asked = admissions.Request(
-        model=prompt.name, messages=prompt.body["messages"], max_output_tokens=cap, n=prompt.n,
+        model=prompt.name, messages=prompt.body["messages"], max_output_tokens=prompt.cap, n=prompt.n,
         # A schema is part of what the model reads.
         tools=[*prompt.body.get("tools", ()), *([form] if form else ())],
     )  # fmt: skip

@@ -167,8 +167,7 @@ def ask_group(*, organization: Organization, group: str, reason: str, by: Actor)
 
 def check_group(organization: Organization, group: str) -> None:
     """Raise ``OutOfRange`` for what is no group's name, and ``Conflict`` for the group that it is in."""
-    if not organizations.is_slug(group):
-        raise errors.OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+    organizations.check_group(group)
     if group == organization.price_group:
         raise errors.Conflict(f"{organization.slug} is in that group.", param="group")
 

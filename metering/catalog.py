@@ -15,7 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from core import clock
+from core import clock, errors
 from metering import rating, tokens
 from metering.models import CatalogModel, Price
 from orgs import caches
@@ -334,6 +334,12 @@ def strangers(names: Collection[str]) -> list[str]:
 def allows(names: Collection[str], model: CatalogModel) -> bool:
     """Whether a key's list of ids and aliases (empty: all) lets it call a model."""
     return not names or any(name in names for name in (model.slug, *model.aliases))
+
+
+def check_allowed(names: Collection[str], model: CatalogModel) -> None:
+    """Raise ``ModelNotAllowed`` for a model that a key's list leaves out."""
+    if not allows(names, model):
+        raise errors.ModelNotAllowed(f"This key may not call {model.slug}.", param="model")
 
 
 # Which models somebody of a price group can be led to; None: all, for whoever routes is elsewhere.

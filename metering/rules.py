@@ -172,8 +172,8 @@ def check(
     if organization is not None and group is not None:
         raise errors.OutOfRange("A rule is for an organization or for a group, not both.", param="group")
     # A rule for nobody, or for what nobody makes, would stand there and never apply.
-    if group is not None and not organizations.is_slug(group):
-        raise errors.OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+    if group is not None:
+        organizations.check_group(group)
     if provider is not None and not CatalogModel.objects.filter(provider=provider).exists():
         raise errors.OutOfRange("No model of the catalog is of that provider.", param="provider")
     if provider is not None and model is not None:

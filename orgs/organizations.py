@@ -176,11 +176,16 @@ def choose_password(*, email: str, password: str) -> User:
     return user
 
 
+def check_group(group: str) -> None:
+    """Raise ``OutOfRange`` for what is no price group's name."""
+    if not is_slug(group):
+        raise OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+
+
 @transaction.atomic
 def set_price_group(*, organization: Organization, group: str, by: Actor) -> None:
     """Put an organization into a group for prices. Raises ``OutOfRange``."""
-    if not is_slug(group):
-        raise OutOfRange("group has 1 to 63 lower-case letters, digits and inner hyphens.", param="group")
+    check_group(group)
     locked = Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
     Organization.objects.filter(pk=locked.pk).update(price_group=group)
     audit.note(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from core import ids
-from core.errors import IpNotAllowed, ModelNotAllowed, OrgAccessDenied
+from core.errors import IpNotAllowed, OrgAccessDenied
 from orgs import addresses, keys, members, organizations, permissions
 from orgs.audit import Actor
 from orgs.keys import KeyFacts
@@ -122,12 +122,6 @@ def check_address(key: KeyFacts, address: addresses.Address | None) -> None:
     """Raise ``IpNotAllowed`` if the key is limited to networks that the client is not in."""
     if key.networks and not addresses.within(address, key.networks):
         raise IpNotAllowed
-
-
-def check_model(models: frozenset[str], model: str) -> None:
-    """Raise ``ModelNotAllowed`` if an allowlist (empty: all) leaves the model out."""
-    if models and model not in models:
-        raise ModelNotAllowed(f"This key may not call {model}.", param="model")
 
 
 def _named(slug: str) -> OrganizationFacts:

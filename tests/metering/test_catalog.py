@@ -15,7 +15,7 @@ from django.db.utils import IntegrityError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import clock, ids
+from core import clock, errors, ids
 from metering import catalog
 from metering.catalog import BadCatalog, Version
 from metering.models import CatalogModel, Price
@@ -366,3 +366,12 @@ def test_what_is_offered_is_sorted_and_leaves_out_the_retired(books: Books) -> N
     assert "zz" not in [one.slug for one in catalog.offered()]
     assert catalog.listing().find("zz") is not None, "its usage is still charged"
     assert catalog.strangers(["zz", "yy", "aa"]) == ["yy"], "a key may still name it"
+
+
+def test_an_empty_list_of_a_key_lets_every_model_through_and_a_filled_one_only_its_own() -> None:
+    found = CatalogModel(slug="gpt-5", aliases=["openai/gpt-5"])
+    for names in ((), ("gpt-5",), ("other", "openai/gpt-5")):
+        catalog.check_allowed(frozenset(names), found)
+    with pytest.raises(errors.ModelNotAllowed, match=r"may not call gpt-5\.") as refusal:
+        catalog.check_allowed(frozenset({"deepai-chat"}), found)
+    assert refusal.value.param == "model"
